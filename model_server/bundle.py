@@ -1,0 +1,196 @@
+"""Model bundles: a folder that says what model it holds, and can prove it.
+
+A bundle is ``model.json``, ``labels.txt``, an artifact (``model.tflite``, ``model.keras`` or ``saved_model/``) and
+``golden/`` images with the scores that the exporter measured.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from model_server.config import RuntimeName
+from model_server.errors import BundleError
+
+MANIFEST = "model.json"
+LABELS = "labels.txt"
+GOLDEN = "golden"
+
+ARTIFACTS: dict[RuntimeName, tuple[str, ...]] = {
+    "litert": ("model.tflite",),
+    "openvino": ("model.tflite", "saved_model"),
+    "tensorflow": ("model.keras", "saved_model"),
+}
+"""What each runtime can read, best first."""
+
+
+def _inside(name: str) -> str:
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or not path.parts:
+        raise ValueError("must be a path inside the bundle")
+    return name
+
+
+InnerPath = Annotated[str, AfterValidator(_inside)]
+PerChannel = tuple[float, float, float]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class InputSpec(_Part):
+    """How a picture becomes the model's input: value = pixel (0..255) * scale + offset, per channel.
+
+    ``crop`` takes the largest centred box of the input's aspect, times ``crop_fraction``; ``stretch`` the whole picture.
+    """
+
+    height: int = Field(gt=0, le=8192)
+    width: int = Field(gt=0, le=8192)
+    dtype: Literal["float32", "uint8", "int8"] = "float32"
+    channels: Literal["rgb", "bgr"] = "rgb"
+    scale: PerChannel = (1 / 127.5, 1 / 127.5, 1 / 127.5)
+    offset: PerChannel = (-1.0, -1.0, -1.0)
+    resize: Literal["crop", "stretch"] = "crop"
+    crop_fraction: float = Field(0.875, gt=0, le=1)
+    filter: Literal["bilinear", "bicubic"] = "bilinear"
+
+
+class Accuracy(_Part):
+    """Share of right answers, 0..1, measured through this project's decoder and the artifact itself."""
+
+    top1: float = Field(ge=0, le=1)
+    images: int = Field(gt=0)
+    per_class: dict[str, float] = {}
+    confusion: list[list[int]] = Field([], description="Row: true class, column: predicted, in the order of the labels.")
+    before_quantization: float | None = None
+
+
+class GoldenImage(_Part):
+    """An image of ``golden/`` with what the original model said of it."""
+
+    file: InnerPath
+    label: str
+    index: int
+    scores: list[float]
+
+
+class Manifest(_Part):
+    """The content of ``model.json``."""
+
+    format: Literal[1] = 1
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    version: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    task: Literal["image-classification"] = "image-classification"
+    labels: InnerPath = LABELS
+    input: InputSpec
+    artifact: InnerPath
+    runtime: RuntimeName
+    logits: bool = Field(False, description="The artifact's scores still need a softmax.")
+    sha256: dict[InnerPath, str] = {}
+    golden: list[GoldenImage] = []
+    tolerance: float = Field(1e-3, ge=0, le=1, description="Largest difference of a golden score.")
+    accuracy: Accuracy | None = None
+    trained_on: str | None = None
+    licence: str | None = None
+    quantization: Literal["none", "float16", "int8"] = "none"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle on disk; ``proven`` says whether it came with a manifest."""
+
+    path: Path
+    manifest: Manifest
+    labels: list[str]
+    proven: bool = True
+
+    def artifact_for(self, runtime: RuntimeName) -> Path:
+        """Return the file or folder that ``runtime`` can load, the manifest's own if it can."""
+        names = ARTIFACTS[runtime]
+        for name in (self.manifest.artifact, *names):
+            if name in names and (self.path / name).exists():
+                return self.path / name
+        raise BundleError(
+            f"The bundle {self.path} has nothing that the runtime {runtime} can load; it reads {' or '.join(names)}."
+        )
+
+
+def read(path: Path) -> Bundle:
+    """Read a bundle that has a manifest and prove its files; raises BundleError that says what is wrong."""
+    try:
+        manifest = Manifest.model_validate_json((path / MANIFEST).read_bytes())
+    except OSError as error:
+        raise BundleError(f"{path / MANIFEST} cannot be read: {error.strerror}.") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise BundleError(f"{path / MANIFEST}: {where or 'the document'}: {first['msg']}.") from None
+    verify_files(path, manifest)
+    return Bundle(path, manifest, read_labels(path / manifest.labels))
+
+
+def read_plain(path: Path, artifact: str, runtime: RuntimeName, spec: InputSpec) -> Bundle:
+    """Describe a folder that has an artifact and labels only; its version is the artifact's hash."""
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", path.resolve().name).strip(".-_") or "model"
+    version = hashlib.sha256("".join(hash_files(path, artifact).values()).encode()).hexdigest()[:12]
+    manifest = Manifest(name=name, version=version, input=spec, artifact=artifact, runtime=runtime)
+    return Bundle(path, manifest, read_labels(path / LABELS), proven=False)
+
+
+def find_artifact(path: Path) -> tuple[str, RuntimeName]:
+    """Return the artifact of a folder without a manifest, and the runtime it is made for."""
+    for runtime, names in ARTIFACTS.items():
+        for name in names:
+            if (path / name).exists():
+                return name, runtime
+    raise BundleError(f"{path} is no model: it has no {MANIFEST}, model.tflite, model.keras or saved_model/.")
+
+
+def read_labels(path: Path) -> list[str]:
+    """Return the classes, one a line."""
+    try:
+        labels = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BundleError(f"{path} cannot be read: {error}.") from None
+    if not labels:
+        raise BundleError(f"{path} names no class; it needs one a line.")
+    return labels
+
+
+def hash_files(root: Path, *names: str) -> dict[str, str]:
+    """Return the sha256 of each named file, and of each file below each named folder, by path inside ``root``."""
+    files = [file for name in names for file in ([root / name] if (root / name).is_file() else (root / name).rglob("*"))]
+    hashes = {}
+    for file in sorted(file for file in files if file.is_file()):
+        with file.open("rb") as content:
+            hashes[file.relative_to(root).as_posix()] = hashlib.file_digest(content, "sha256").hexdigest()
+    return hashes
+
+
+def verify_files(path: Path, manifest: Manifest) -> None:
+    """Raise BundleError unless every file that decides an answer is there and has the hash the manifest states."""
+    artifacts = {name for names in ARTIFACTS.values() for name in names} | {manifest.artifact}
+    present = hash_files(path, manifest.labels, GOLDEN, *sorted(artifacts))
+    for name, expected in manifest.sha256.items():
+        if present.get(name) != expected:
+            state = "is missing" if name not in present else "has been altered: its sha256 is not the manifest's"
+            raise BundleError(f"{path / name} {state}.")
+    unlisted = sorted(present.keys() - manifest.sha256.keys())
+    if unlisted:
+        raise BundleError(f"{path / unlisted[0]} is not listed in {MANIFEST}; a bundle vouches for each of its files.")
+    if not any(name == manifest.artifact or name.startswith(f"{manifest.artifact}/") for name in present):
+        raise BundleError(f"{path / manifest.artifact} is missing.")
+
+
+def write_manifest(path: Path, manifest: Manifest) -> Manifest:
+    """Hash what lies in ``path`` and write ``model.json`` there; return it as written."""
+    artifacts = sorted({name for names in ARTIFACTS.values() for name in names})
+    hashed = manifest.model_copy(update={"sha256": hash_files(path, manifest.labels, GOLDEN, *artifacts)})
+    (path / MANIFEST).write_text(hashed.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    return hashed

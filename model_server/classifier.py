@@ -1,0 +1,118 @@
+"""A loaded bundle that classifies: decode, scale, infer, rank. Used by predictor, exporter, trainer and client alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model_server import bundle as bundles
+from model_server import image, runtimes
+from model_server.bundle import Bundle, InputSpec
+from model_server.config import RuntimeName
+from model_server.errors import BundleError
+from model_server.schema import Prediction, ScoredClass
+
+Picture = bytes | NDArray[Any]
+"""One image: encoded, or RGB [H, W, 3] with 0..255."""
+
+DEFAULT_MODEL = Path(__file__).parent / "default_model"
+
+
+class Classifier:
+    """A bundle, its model in memory, and the limits on what it decodes."""
+
+    def __init__(self, bundle: Bundle, model: runtimes.LoadedModel, limits: image.Limits) -> None:
+        spec = bundle.manifest.input
+        if (model.height, model.width, model.dtype) != (spec.height, spec.width, spec.dtype):
+            raise BundleError(
+                f"{bundle.path}: the manifest says input {spec.height} x {spec.width} {spec.dtype}, "
+                f"the artifact takes {model.height} x {model.width} {model.dtype}."
+            )
+        if model.classes != len(bundle.labels):
+            raise BundleError(f"{bundle.path}: {len(bundle.labels)} labels for {model.classes} scores.")
+        self.bundle = bundle
+        self.model = model
+        self._limits = limits
+
+    def prepare(self, picture: Picture) -> NDArray[Any]:
+        """Return the model's input [height, width, 3]; raises InvalidInput or PayloadTooLarge."""
+        spec = self.bundle.manifest.input
+        if isinstance(picture, bytes):
+            return image.scale(image.decode(picture, spec, self._limits), spec)
+        return image.scale(image.fit_pixels(picture, spec), spec)
+
+    def session(self) -> runtimes.Session:
+        """Return a function from input [N, height, width, 3] to probabilities float32 [N, classes]."""
+        infer = self.model.session()
+        if not self.bundle.manifest.logits:
+            return infer
+        return lambda batch: softmax(infer(batch))
+
+    def rank(self, scores: NDArray[np.float32], top_k: int) -> Prediction:
+        """Name the ``top_k`` best classes of one row of scores [classes]."""
+        labels = self.bundle.labels
+        best = np.argsort(-scores, kind="stable")[:top_k].tolist()
+        top: list[ScoredClass] = [{"label": labels[i], "index": i, "score": float(scores[i])} for i in best]
+        return {**top[0], "top": top}
+
+    def check_golden(self) -> None:
+        """Raise BundleError that names the first golden image whose class or scores differ from the manifest's."""
+        manifest = self.bundle.manifest
+        infer = self.session()
+        for golden in manifest.golden:
+            scores = infer(self.prepare((self.bundle.path / golden.file).read_bytes())[np.newaxis])[0]
+            index = int(scores.argmax())
+            error = float(np.abs(scores - np.asarray(golden.scores, np.float32)).max())
+            if index != golden.index or not error <= manifest.tolerance:
+                raise BundleError(
+                    f"Golden image {golden.file} differs: expected {golden.label} {max(golden.scores):.4f}, got "
+                    f"{self.bundle.labels[index]} {scores[index]:.4f}; largest difference {error:.2g}, "
+                    f"allowed {manifest.tolerance:.2g}."
+                )
+
+
+def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return probabilities [N, classes] of logits [N, classes]."""
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    probabilities: NDArray[np.float32] = powers / powers.sum(axis=-1, keepdims=True)
+    return probabilities
+
+
+def load(path: Path, runtime: RuntimeName | Literal["auto"], threads: int, limits: image.Limits) -> Classifier:
+    """Load a bundle, or a plain model with ``labels.txt``; raises BundleError. The golden check is the caller's."""
+    if (path / bundles.MANIFEST).exists():
+        bundle = bundles.read(path)
+        chosen = bundle.manifest.runtime if runtime == "auto" else runtime
+        return Classifier(bundle, runtimes.load(chosen, bundle.artifact_for(chosen), threads), limits)
+    artifact, natural = bundles.find_artifact(path)
+    chosen = natural if runtime == "auto" else runtime
+    if artifact not in bundles.ARTIFACTS[chosen]:
+        raise BundleError(f"The runtime {chosen} cannot load {artifact}.")
+    model = runtimes.load(chosen, path / artifact, threads)
+    return Classifier(bundles.read_plain(path, artifact, chosen, plain_input(model)), model, limits)
+
+
+def plain_input(model: runtimes.LoadedModel) -> InputSpec:
+    """Assume what a model without a manifest takes: -1..1 for float32, raw bytes for uint8, bytes - 128 for int8."""
+    if model.dtype == "float32":
+        return InputSpec(height=model.height, width=model.width)
+    offset = -128.0 if model.dtype == "int8" else 0.0
+    return InputSpec(
+        height=model.height, width=model.width, dtype=model.dtype, scale=(1.0,) * 3, offset=(offset,) * 3  # type: ignore[arg-type]
+    )
+
+
+def evaluate(
+    classifier: Classifier, pictures: Sequence[bytes], progress: Callable[[int], None] = lambda _done: None
+) -> NDArray[np.float32]:
+    """Return the scores float32 [N, classes] of encoded pictures, by one session."""
+    infer = classifier.session()
+    rows = []
+    for done, picture in enumerate(pictures, start=1):
+        rows.append(infer(classifier.prepare(picture)[np.newaxis])[0])
+        progress(done)
+    return np.stack(rows)

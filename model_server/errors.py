@@ -1,0 +1,74 @@
+"""The one error hierarchy: each class carries the HTTP status that its callers see."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import ClassVar
+
+
+class ModelServerError(Exception):
+    """Base of every error we raise; the message is a sentence fit for the caller's eyes."""
+
+    status: ClassVar[HTTPStatus] = HTTPStatus.INTERNAL_SERVER_ERROR
+
+
+class InvalidInput(ModelServerError):
+    """The request is malformed, or asks for something that does not exist in it."""
+
+    status = HTTPStatus.BAD_REQUEST
+
+
+class NotFound(ModelServerError):
+    """No such model, version or resource."""
+
+    status = HTTPStatus.NOT_FOUND
+
+
+class Forbidden(ModelServerError):
+    """The operation exists in the protocol and is closed here."""
+
+    status = HTTPStatus.FORBIDDEN
+
+
+class RequestTimeout(ModelServerError):
+    """The body did not arrive in time."""
+
+    status = HTTPStatus.REQUEST_TIMEOUT
+
+
+class PayloadTooLarge(ModelServerError):
+    """The body is larger than the server takes."""
+
+    status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+
+
+class UnsupportedMediaType(ModelServerError):
+    """The body is of a type that the route does not read."""
+
+    status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+
+
+class Unavailable(ModelServerError):
+    """The server cannot answer now; the same request may succeed later."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+
+
+class NotReady(Unavailable):
+    """The model is not loaded, or failed its golden check."""
+
+
+class Overloaded(Unavailable):
+    """The queue is full."""
+
+
+class BundleError(NotReady):
+    """A model bundle is incomplete, altered, or disagrees with its golden images."""
+
+
+class ExportError(ModelServerError):
+    """A model could not be turned into a bundle that agrees with it."""
+
+
+class SettingsError(ModelServerError):
+    """A setting has no valid value; the message names its environment variable."""

@@ -1,0 +1,61 @@
+"""Inference runtimes behind one small interface; each is imported only when it is chosen."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model_server.config import RuntimeName
+from model_server.errors import BundleError
+
+Session = Callable[[NDArray[Any]], NDArray[np.float32]]
+"""Input [N, height, width, 3] in the model's dtype to float32 [N, classes]; used by one thread at a time."""
+
+
+class LoadedModel(Protocol):
+    """An artifact in memory.
+
+    ``batches`` says whether one session with many images beats many sessions with one image each.
+    """
+
+    runtime: RuntimeName
+    height: int
+    width: int
+    dtype: str
+    classes: int
+    batches: bool
+
+    def session(self) -> Session:
+        """Return a function that infers, independent of every other session."""
+        ...
+
+
+def load(runtime: RuntimeName, artifact: Path, threads: int) -> LoadedModel:
+    """Load ``artifact`` for ``threads`` concurrent sessions; raises BundleError where that fails."""
+    try:
+        module = importlib.import_module(f"model_server.runtimes.{runtime}")
+    except ModuleNotFoundError as error:
+        extra = "predictor" if runtime == "litert" else runtime
+        raise BundleError(
+            f"The runtime {runtime} needs {error.name}, which is not installed: pip install 'model-server[{extra}]'."
+        ) from None
+    try:
+        model: LoadedModel = module.load(artifact, threads)
+    except BundleError:
+        raise
+    except Exception as error:
+        first_line = str(error).strip().partition("\n")[0]
+        raise BundleError(f"The runtime {runtime} cannot load {artifact}: {first_line}") from error
+    return model
+
+
+def checked_shape(artifact: Path, shape: list[int]) -> tuple[int, int]:
+    """Return height and width of an input shape [N, height, width, 3]; BundleError for any other."""
+    if len(shape) != 4 or shape[3] != 3 or min(shape[1:3]) < 1:
+        raise BundleError(f"{artifact} takes input of shape {shape}; an image model takes [N, height, width, 3].")
+    return shape[1], shape[2]

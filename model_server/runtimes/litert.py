@@ -1,0 +1,55 @@
+"""TFLite models on CPU by LiteRT: one single-threaded interpreter a session."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+from numpy.typing import NDArray
+
+from model_server.config import RuntimeName
+from model_server.runtimes import Session, checked_shape
+
+
+class LiteRTModel:
+    """A ``.tflite`` file; float or quantised, its scores come out as float32."""
+
+    runtime: RuntimeName = "litert"
+    batches = False
+
+    def __init__(self, artifact: Path) -> None:
+        self._artifact = artifact
+        interpreter = self._interpreter()
+        source, result = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
+        self.height, self.width = checked_shape(artifact, source["shape"].tolist())
+        self.dtype: str = np.dtype(source["dtype"]).name
+        self.classes = int(result["shape"][-1])
+
+    def _interpreter(self) -> Any:
+        interpreter = Interpreter(model_path=str(self._artifact), num_threads=1)
+        interpreter.allocate_tensors()
+        return interpreter
+
+    def session(self) -> Session:
+        """Return a function with an interpreter of its own."""
+        interpreter = self._interpreter()
+        source = interpreter.get_input_details()[0]["index"]
+        result = interpreter.get_output_details()[0]
+        step, zero = result["quantization"]
+
+        def infer(batch: NDArray[Any]) -> NDArray[np.float32]:
+            scores = np.empty((len(batch), self.classes), np.float32)
+            for row, image in enumerate(batch):
+                interpreter.set_tensor(source, image[np.newaxis])
+                interpreter.invoke()
+                scores[row] = interpreter.get_tensor(result["index"])[0]
+            return (scores - np.float32(zero)) * np.float32(step) if step else scores
+
+        return infer
+
+
+def load(artifact: Path, threads: int) -> LiteRTModel:  # noqa: ARG001 - each session is one thread
+    """Load a ``.tflite`` file."""
+    return LiteRTModel(artifact)
