@@ -137,10 +137,14 @@ def read(path: Path) -> Bundle:
 
 def read_plain(path: Path, artifact: str, runtime: RuntimeName, spec: InputSpec) -> Bundle:
     """Describe a folder that has an artifact and labels only; its version is the artifact's hash."""
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", path.resolve().name).strip(".-_") or "model"
     version = hashlib.sha256("".join(hash_files(path, artifact).values()).encode()).hexdigest()[:12]
-    manifest = Manifest(name=name, version=version, input=spec, artifact=artifact, runtime=runtime)
+    manifest = Manifest(name=plain_name(path), version=version, input=spec, artifact=artifact, runtime=runtime)
     return Bundle(path, manifest, read_labels(path / LABELS), proven=False)
+
+
+def plain_name(path: Path) -> str:
+    """Return the folder's name as a model name."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", path.resolve().name).strip(".-_") or "model"
 
 
 def find_artifact(path: Path) -> tuple[str, RuntimeName]:

@@ -96,6 +96,14 @@ def load(path: Path, runtime: RuntimeName | Literal["auto"], threads: int, limit
     return Classifier(bundles.read_plain(path, artifact, chosen, plain_input(model)), model, limits)
 
 
+def name_of(path: Path) -> str:
+    """Return the name that a bundle or plain folder will have, without proving or loading it."""
+    try:
+        return bundles.Manifest.model_validate_json((path / bundles.MANIFEST).read_bytes()).name
+    except (OSError, ValueError):
+        return bundles.plain_name(path)
+
+
 def plain_input(model: runtimes.LoadedModel) -> InputSpec:
     """Assume what a model without a manifest takes: -1..1 for float32, raw bytes for uint8, bytes - 128 for int8."""
     if model.dtype == "float32":

@@ -1,0 +1,114 @@
+"""Reading request bodies within limits, and JSON without the traps of JSON."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any, NoReturn
+
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope
+
+from model_server.config import PredictorSettings
+from model_server.errors import InvalidInput, PayloadTooLarge, RequestTimeout, UnsupportedMediaType
+
+JSON_TYPES = {
+    "",
+    "application/json",
+    "application/ld+json",
+    "application/cloudevents+json",
+    "application/octet-stream",  # what the KServe SDK reads as JSON too
+}
+
+
+def header(scope: Scope, name: bytes) -> str:
+    """Return the first value of a header, by its name in lower case; empty where it is absent."""
+    for key, value in scope["headers"]:
+        if key == name:
+            text: str = value.decode("latin-1")
+            return text
+    return ""
+
+
+async def read(scope: Scope, receive: Receive, settings: PredictorSettings) -> bytes:
+    """Read the body; raises PayloadTooLarge as soon as it is known to be too long, RequestTimeout if it stalls."""
+    limit = settings.max_body_bytes
+    announced = header(scope, b"content-length")
+    if announced.isdigit() and int(announced) > limit:
+        raise PayloadTooLarge(f"The body has {int(announced):,} bytes; at most {limit:,} are allowed.")
+    message = await receive()
+    if not message.get("more_body", False) and message["type"] == "http.request":
+        return _within(bytes(message["body"]), limit)
+    try:
+        async with asyncio.timeout(settings.body_timeout_seconds):
+            return await _read_parts(message, receive, limit)
+    except TimeoutError:
+        raise RequestTimeout(f"The body did not arrive within {settings.body_timeout_seconds:g} s.") from None
+
+
+async def _read_parts(message: Any, receive: Receive, limit: int) -> bytes:
+    parts = bytearray()
+    while True:
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        parts += message.get("body", b"")
+        _within(parts, limit)
+        if not message.get("more_body", False):
+            return bytes(parts)
+        message = await receive()
+
+
+def _within(body: Any, limit: int) -> Any:
+    if len(body) > limit:
+        raise PayloadTooLarge(f"The body has more than the {limit:,} bytes that are allowed.")
+    return body
+
+
+def media_type(scope: Scope) -> str:
+    """Return the content type in lower case without parameters; raises UnsupportedMediaType for a charset not UTF-8."""
+    kind, _, parameters = header(scope, b"content-type").lower().partition(";")
+    if "charset" in parameters and "utf-8" not in parameters and "utf8" not in parameters:
+        raise UnsupportedMediaType(f"The charset in {parameters.strip()!r} is not read; JSON is UTF-8.")
+    return kind.strip()
+
+
+def parse_json(body: bytes, max_values: int) -> dict[str, Any]:
+    """Parse a JSON object; raises InvalidInput for anything else, for NaN, and for a key that stands twice."""
+    if body.count(b",") >= max_values:
+        raise PayloadTooLarge(f"The JSON has more than {max_values:,} values; send the image encoded, or as a binary tensor.")
+    try:
+        document = _DECODER.decode(body.decode("utf-8"))
+    except UnicodeDecodeError:
+        raise InvalidInput("The body is not UTF-8.") from None
+    except RecursionError:
+        raise InvalidInput("The JSON is nested too deeply.") from None
+    except json.JSONDecodeError as error:
+        raise InvalidInput(f"The body is not JSON: {error.msg} at byte {error.pos}.") from None
+    except ValueError:  # an integer of more digits than Python converts
+        raise InvalidInput("The JSON holds a number that is out of range.") from None
+    if not isinstance(document, dict):
+        raise InvalidInput("The body is not a JSON object.")
+    return document
+
+
+def only_keys(document: dict[str, Any], allowed: set[str], where: str) -> None:
+    """Raise InvalidInput that names a key of ``document`` that is not in ``allowed``."""
+    for key in document:
+        if key not in allowed:
+            raise InvalidInput(f"Unknown {where} {key[:64]!r}; allowed: {', '.join(sorted(allowed))}.")
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    document = dict(pairs)
+    if len(document) != len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise InvalidInput(f"The JSON has the key {twice[:64]!r} twice in one object.")
+    return document
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise InvalidInput(f"The JSON holds {name}, which is not a JSON number.")
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique_keys, parse_constant=_no_constant)

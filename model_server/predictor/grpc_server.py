@@ -1,0 +1,138 @@
+"""gRPC: the SDK's servicer on our address, with errors as statuses and one access line a call."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+from typing import Any
+
+import grpc
+from kserve.errors import InferenceError, ModelNotFound, ModelNotReady
+from kserve.errors import InvalidInput as SDKInvalidInput
+from kserve.protocol.dataplane import DataPlane
+from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
+from kserve.protocol.grpc.servicer import InferenceServicer
+from kserve.protocol.model_repository_extension import ModelRepositoryExtension
+
+from model_server import telemetry
+from model_server.config import PredictorSettings
+from model_server.errors import Forbidden, ModelServerError, Overloaded, SettingsError
+from model_server.predictor import metrics
+from model_server.schema import REQUEST_ID_HEADER
+
+logger = logging.getLogger("model_server.access")
+
+INFER = "ModelInfer"
+PROTOCOL = "grpc"
+CODES = {
+    HTTPStatus.BAD_REQUEST: grpc.StatusCode.INVALID_ARGUMENT,
+    HTTPStatus.FORBIDDEN: grpc.StatusCode.PERMISSION_DENIED,
+    HTTPStatus.NOT_FOUND: grpc.StatusCode.NOT_FOUND,
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: grpc.StatusCode.INVALID_ARGUMENT,
+    HTTPStatus.SERVICE_UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
+}
+
+
+class ClosedRepository(ModelRepositoryExtension):  # type: ignore[misc]
+    """Loading and unloading by request, turned off."""
+
+    async def load(self, model_name: str) -> None:
+        """Refuse."""
+        raise Forbidden(f"Loading models by request is turned off; {model_name!r} was not touched.")
+
+    async def unload(self, model_name: str) -> None:
+        """Refuse."""
+        raise Forbidden(f"Unloading models by request is turned off; {model_name!r} was not touched.")
+
+
+def status_of(error: Exception) -> tuple[grpc.StatusCode, str]:
+    """Return the gRPC status of an error and the sentence for the caller."""
+    if isinstance(error, Overloaded):
+        return grpc.StatusCode.RESOURCE_EXHAUSTED, str(error)
+    if isinstance(error, ModelServerError):
+        return CODES.get(error.status, grpc.StatusCode.INTERNAL), str(error)
+    if isinstance(error, ModelNotFound):
+        return grpc.StatusCode.NOT_FOUND, str(error)
+    if isinstance(error, ModelNotReady):
+        return grpc.StatusCode.UNAVAILABLE, str(error)
+    if isinstance(error, InferenceError | SDKInvalidInput):
+        return grpc.StatusCode.INVALID_ARGUMENT, str(error)
+    return grpc.StatusCode.INTERNAL, "The server failed to answer; its log has the reason."
+
+
+class CallEnvelope(grpc.aio.ServerInterceptor):  # type: ignore[misc]
+    """What surrounds every call: its id, its errors, its access line, its measurements."""
+
+    async def intercept_service(
+        self, continuation: Callable[[Any], Awaitable[Any]], details: grpc.HandlerCallDetails
+    ) -> Any:
+        """Wrap the handler of one call."""
+        handler = await continuation(details)
+        if handler is None or handler.unary_unary is None:
+            return handler
+        answer, method = handler.unary_unary, details.method.rpartition("/")[2]
+
+        async def answer_within_envelope(request: Any, context: grpc.aio.ServicerContext) -> Any:
+            return await _answer(answer, request, context, method)
+
+        return grpc.unary_unary_rpc_method_handler(
+            answer_within_envelope, handler.request_deserializer, handler.response_serializer
+        )
+
+
+async def _answer(answer: Callable[..., Awaitable[Any]], request: Any, context: Any, method: str) -> Any:
+    begun = time.perf_counter()
+    given = dict(context.invocation_metadata() or ()).get(REQUEST_ID_HEADER.lower())
+    telemetry.request_id.set(telemetry.accept_request_id(given if isinstance(given, str) else None))
+    code = grpc.StatusCode.CANCELLED
+    if method == INFER:
+        metrics.IN_FLIGHT.labels(PROTOCOL).inc()
+    try:
+        reply = await answer(request, context)
+        code = grpc.StatusCode.OK
+        return reply
+    except Exception as error:  # noqa: BLE001 - the boundary of a call: every error becomes a status
+        code, message = status_of(error)
+        if code is grpc.StatusCode.INTERNAL:
+            logger.exception("call failed")
+        await context.abort(code, message)
+    finally:
+        _record(method, code, time.perf_counter() - begun)
+
+
+def _record(method: str, code: grpc.StatusCode, seconds: float) -> None:
+    if method == INFER:
+        metrics.IN_FLIGHT.labels(PROTOCOL).dec()
+        metrics.REQUESTS.labels(PROTOCOL, code.name).inc()
+        if code is not grpc.StatusCode.OK:
+            metrics.ERRORS.labels(PROTOCOL, code.name).inc()
+        metrics.REQUEST_SECONDS.labels(PROTOCOL).observe(seconds)
+    level = logging.INFO if method == INFER else logging.DEBUG
+    logger.log(level, "gRPC %s", method, extra={"status": code.name, "duration_ms": round(seconds * 1000, 2)})
+
+
+def build_grpc_server(data_plane: DataPlane, settings: PredictorSettings) -> grpc.aio.Server:
+    """Return a server bound to the gRPC port, not started; raises SettingsError where the port is taken."""
+    # A tensor of the largest image and the message around it.
+    limit = settings.max_body_bytes
+    server = grpc.aio.server(
+        interceptors=(CallEnvelope(),),
+        options=[
+            ("grpc.max_receive_message_length", limit),
+            ("grpc.max_send_message_length", limit),
+            ("grpc.so_reuseport", 0),
+        ],
+    )
+    servicer = InferenceServicer(data_plane, ClosedRepository(data_plane.model_registry))
+    add_GRPCInferenceServiceServicer_to_server(servicer, server)
+    host = f"[{settings.predictor_host}]" if ":" in settings.predictor_host else settings.predictor_host
+    try:
+        server.add_insecure_port(f"{host}:{settings.predictor_grpc_port}")
+    except RuntimeError:
+        raise SettingsError(
+            f"MODEL_SERVER_PREDICTOR_GRPC_PORT={settings.predictor_grpc_port}: cannot listen there; "
+            "the port is taken. Set another, or 0 to turn gRPC off."
+        ) from None
+    return server

@@ -1,0 +1,111 @@
+"""What surrounds every HTTP request: its id, its errors, its access line, its measurements."""
+
+from __future__ import annotations
+
+import logging
+import time
+from http import HTTPStatus
+
+import orjson
+from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from model_server import telemetry
+from model_server.errors import ModelServerError, Unavailable
+from model_server.predictor import metrics
+from model_server.predictor.body import header
+from model_server.schema import REQUEST_ID_HEADER, ErrorReply
+
+logger = logging.getLogger("model_server.access")
+
+CLIENT_CLOSED_REQUEST = 499
+"""Status in log and metrics of a caller who went away, after nginx."""
+QUIET_PATHS = ("/metrics", "/v2/health/live", "/v2/health/ready", "/")
+
+
+def error_response(status: int, message: str, retry_after: int | None = None) -> Response:
+    """Return a reply in KServe's shape for errors."""
+    reply: ErrorReply = {"error": message}
+    headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
+    return Response(orjson.dumps(reply), status, headers, "application/json")
+
+
+def protocol_of(method: str, path: str) -> str | None:
+    """Return v1 or v2 for a path that infers, None for any other."""
+    if method != "POST":
+        return None
+    if path.endswith(":predict"):
+        return "v1"
+    return "v2" if path.endswith("/infer") else None
+
+
+class RequestEnvelope:
+    """ASGI middleware: request id in and out, errors to replies, one access line, metrics of inferences."""
+
+    def __init__(self, app: ASGIApp, retry_after_seconds: int) -> None:
+        self._app = app
+        self._retry_after_seconds = retry_after_seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        begun = time.perf_counter()
+        protocol = protocol_of(scope["method"], scope["path"])
+        request_id = telemetry.accept_request_id(header(scope, b"x-request-id"))
+        token = telemetry.request_id.set(request_id)
+        status = CLIENT_CLOSED_REQUEST
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)[REQUEST_ID_HEADER] = request_id
+            await send(message)
+
+        if protocol:
+            metrics.IN_FLIGHT.labels(protocol).inc()
+        try:
+            await self._answer(scope, receive, send_with_id)
+        finally:
+            seconds = time.perf_counter() - begun
+            if protocol:
+                _measure(protocol, status, seconds)
+            _log_access(scope, status, seconds)
+            telemetry.request_id.reset(token)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self._app(scope, receive, send)
+        except ClientDisconnect:
+            return
+        except ModelServerError as error:
+            retry_after = self._retry_after_seconds if isinstance(error, Unavailable) else None
+            await error_response(error.status, str(error), retry_after)(scope, receive, send)
+        except HTTPException as error:
+            await error_response(error.status_code, error.detail)(scope, receive, send)
+        except Exception:
+            logger.exception("request failed")
+            message = "The server failed to answer; its log has the reason under this X-Request-Id."
+            await error_response(HTTPStatus.INTERNAL_SERVER_ERROR, message)(scope, receive, send)
+
+
+def _measure(protocol: str, status: int, seconds: float) -> None:
+    metrics.IN_FLIGHT.labels(protocol).dec()
+    metrics.REQUESTS.labels(protocol, str(status)).inc()
+    if status >= HTTPStatus.BAD_REQUEST:
+        metrics.ERRORS.labels(protocol, str(status)).inc()
+    metrics.REQUEST_SECONDS.labels(protocol).observe(seconds)
+
+
+def _log_access(scope: Scope, status: int, seconds: float) -> None:
+    path = scope["path"]
+    level = logging.DEBUG if path in QUIET_PATHS or path.endswith("/ready") else logging.INFO
+    if logger.isEnabledFor(level):
+        client = scope.get("client")
+        fields = {"status": status, "duration_ms": round(seconds * 1000, 2), "client": client[0] if client else ""}
+        logger.log(level, "%s %s", scope["method"], path, extra=fields)

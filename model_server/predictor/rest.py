@@ -1,0 +1,123 @@
+"""The inference and model routes, in front of the SDK's application, which answers every other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route, Router
+from starlette.types import ASGIApp
+
+from model_server.classifier import Picture
+from model_server.config import PredictorSettings
+from model_server.errors import Forbidden, UnsupportedMediaType
+from model_server.predictor import body, tensors, v1, v2
+from model_server.predictor.service import PredictorService
+from model_server.schema import BINARY_HEADER, MODEL_VERSION_HEADER, V1Reply
+
+
+def build_router(service: PredictorService, settings: PredictorSettings, sdk: ASGIApp) -> Router:
+    """Return the routes that the SDK has wrong, slow or not at all; ``sdk`` answers the others."""
+    routes = Routes(service, settings)
+    model = "/v2/models/{model}"
+    version = f"{model}/versions/{{version}}"
+    return Router(
+        [
+            Route("/v1/models/{model}:predict", routes.predict, methods=["POST"]),
+            *(Route(f"{path}/infer", routes.infer, methods=["POST"]) for path in (model, version)),
+            Route("/v2/health/ready", routes.server_ready, methods=["GET"]),
+            *(Route(f"{path}/ready", routes.model_ready, methods=["GET"]) for path in (model, version)),
+            *(Route(path, routes.metadata, methods=["GET"]) for path in (model, version)),
+            Route("/v1/models/{model}", routes.v1_ready, methods=["GET"]),
+            Route("/v2/repository/{rest:path}", routes.repository, methods=["GET", "POST"]),
+        ],
+        default=sdk,
+        redirect_slashes=False,
+    )
+
+
+class Routes:
+    """One method a route."""
+
+    def __init__(self, service: PredictorService, settings: PredictorSettings) -> None:
+        self._service = service
+        self._settings = settings
+
+    async def predict(self, request: Request) -> Response:
+        """V1: a JSON body of instances, or one image as it is."""
+        classifier = self._service.require(request.path_params["model"])
+        media_type = body.media_type(request.scope)
+        is_image = media_type.startswith("image/")
+        if not is_image and media_type not in body.JSON_TYPES:
+            raise UnsupportedMediaType(
+                f"The content type {media_type[:64]!r} is not read; send application/json, or an image as image/*."
+            )
+        data = await body.read(request.scope, request.receive, self._settings)
+        pictures: list[Picture] = [data]
+        top_k = v1.DEFAULT_TOP_K
+        if not is_image:
+            document = body.parse_json(data, self._settings.max_json_values)
+            pictures, top_k = v1.parse(document, self._settings.max_instances)
+        scores = await self._service.classify(pictures, "" if is_image else "instances")
+        reply: V1Reply = {"predictions": [classifier.rank(row, top_k) for row in scores]}
+        return self._reply(reply)
+
+    async def infer(self, request: Request) -> Response:
+        """V2: JSON, or JSON followed by binary tensors."""
+        path = request.path_params
+        classifier = self._service.require(path["model"], path.get("version"))
+        media_type = body.media_type(request.scope)
+        if media_type not in body.JSON_TYPES:
+            raise UnsupportedMediaType(f"The content type {media_type[:64]!r} is not read; send application/json.")
+        data = await body.read(request.scope, request.receive, self._settings)
+        json_length = body.header(request.scope, BINARY_HEADER.lower().encode())
+        inference = v2.parse(data, json_length, self._settings.max_json_values)
+        tensors.check_outputs(inference.outputs)
+        pictures = tensors.pictures(inference.inputs, self._settings.max_instances)
+        scores = await self._service.classify(pictures, tensors.INPUT)
+        outputs = tensors.outputs(classifier, scores, inference.outputs)
+        content, length = v2.render(inference, self._service.name, self._service.version, outputs)
+        headers = {MODEL_VERSION_HEADER: self._service.version}
+        if length is None:
+            return Response(content, media_type="application/json", headers=headers)
+        headers[BINARY_HEADER] = str(length)
+        return Response(content, media_type="application/octet-stream", headers=headers)
+
+    async def server_ready(self, _request: Request) -> Response:
+        """V2 readiness of the server: that of its one model."""
+        return self._reply({"ready": self._service.classifier is not None})
+
+    async def model_ready(self, request: Request) -> Response:
+        """V2 readiness of the model: 200 once the golden check is passed, 503 with the reason before."""
+        path = request.path_params
+        self._service.require(path["model"], path.get("version"))
+        return self._reply({"name": self._service.name, "ready": True})
+
+    async def v1_ready(self, request: Request) -> Response:
+        """V1 readiness of the model."""
+        self._service.require(request.path_params["model"])
+        return self._reply({"name": self._service.name, "ready": True})
+
+    async def metadata(self, request: Request) -> Response:
+        """V2 metadata: versions, platform, tensors."""
+        path = request.path_params
+        classifier = self._service.require(path["model"], path.get("version"))
+        return self._reply(
+            {
+                "name": self._service.name,
+                "versions": [self._service.version],
+                "platform": classifier.model.runtime,
+                "inputs": tensors.describe_inputs(),
+                "outputs": tensors.describe_outputs(classifier),
+            }
+        )
+
+    async def repository(self, _request: Request) -> Response:
+        """Loading and unloading: closed, for anybody who reaches the port could take the model away."""
+        raise Forbidden("Loading and unloading models by request is turned off; a pod serves the model it started with.")
+
+    def _reply(self, content: Any) -> Response:
+        headers = {MODEL_VERSION_HEADER: self._service.version}
+        return Response(orjson.dumps(content), media_type="application/json", headers=headers)

@@ -1,0 +1,155 @@
+"""Open Inference Protocol tensors: what they hold, whatever carries them."""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model_server.classifier import Classifier, Picture
+from model_server.errors import InvalidInput
+from model_server.predictor.v1 import check_count, decode_base64
+
+INPUT = "image"
+OUTPUTS = ("label", "score", "scores")
+INPUT_DTYPES = {"UINT8": np.dtype(np.uint8), "FP32": np.dtype("<f4")}
+
+
+@dataclass(frozen=True)
+class InputTensor:
+    """One input as it arrived: ``raw`` bytes, or ``values``, flat or nested."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+    raw: bytes | None = None
+    values: Sequence[Any] | None = None
+    text_is_base64: bool = False
+
+
+@dataclass(frozen=True)
+class OutputTensor:
+    """One output: ``datatype`` BYTES with an object array of bytes, or FP32; shape that of ``values``."""
+
+    name: str
+    datatype: str
+    values: NDArray[Any]
+
+    def raw(self) -> bytes:
+        """Return the values as they travel in binary: little-endian, BYTES each behind its length in 4 bytes."""
+        if self.datatype == "BYTES":
+            return b"".join(struct.pack("<I", len(value)) + value for value in self.values.flat)
+        return self.values.astype("<f4", copy=False).tobytes()
+
+
+def pictures(tensors: Sequence[InputTensor], max_instances: int) -> list[Picture]:
+    """Return the images of the only input, ``image``; raises InvalidInput."""
+    if len(tensors) != 1 or tensors[0].name != INPUT:
+        names = ", ".join(repr(tensor.name[:64]) for tensor in tensors[:8]) or "none"
+        raise InvalidInput(f"The model has one input, {INPUT!r}; the request has {names}.")
+    tensor = tensors[0]
+    _check_shape(tensor)
+    check_count(tensor.shape[0], max_instances)
+    if tensor.datatype == "BYTES":
+        return _encoded(tensor)
+    return list(_pixels(tensor))
+
+
+def outputs(
+    classifier: Classifier, scores: NDArray[np.float32], requested: Sequence[str] | None
+) -> list[OutputTensor]:
+    """Return the requested outputs, all where none is named; raises InvalidInput for one that does not exist."""
+    best = scores.argmax(axis=1)
+    labels = np.array([classifier.bundle.labels[index].encode() for index in best], dtype=np.object_)
+    every = {
+        "label": OutputTensor("label", "BYTES", labels),
+        "score": OutputTensor("score", "FP32", scores[np.arange(len(best)), best]),
+        "scores": OutputTensor("scores", "FP32", scores),
+    }
+    return [every[name] for name in check_outputs(requested)]
+
+
+def describe_inputs() -> list[dict[str, Any]]:
+    """Return the metadata of the inputs: encoded images; pixel arrays go under the same name."""
+    return [{"name": INPUT, "datatype": "BYTES", "shape": [-1]}]
+
+
+def describe_outputs(classifier: Classifier) -> list[dict[str, Any]]:
+    """Return the metadata of the outputs."""
+    return [
+        {"name": "label", "datatype": "BYTES", "shape": [-1]},
+        {"name": "score", "datatype": "FP32", "shape": [-1]},
+        {"name": "scores", "datatype": "FP32", "shape": [-1, len(classifier.bundle.labels)]},
+    ]
+
+
+def check_outputs(requested: Sequence[str] | None) -> Sequence[str]:
+    """Return the names of the outputs to send; raises InvalidInput for one that does not exist."""
+    for name in requested or ():
+        if name not in OUTPUTS:
+            raise InvalidInput(f"The model has no output {name[:64]!r}; it has {', '.join(OUTPUTS)}.")
+    return requested or OUTPUTS
+
+
+def _check_shape(tensor: InputTensor) -> None:
+    if tensor.datatype not in {"BYTES", *INPUT_DTYPES}:
+        raise InvalidInput(f"Input {INPUT!r} is BYTES, UINT8 or FP32, not {tensor.datatype[:16]!r}.")
+    sides = tensor.shape[1:]
+    fits = sides in ([], [1]) if tensor.datatype == "BYTES" else len(sides) == 3 and sides[2] == 3
+    if not tensor.shape or not fits or min(tensor.shape) < 1:
+        wanted = "[N]" if tensor.datatype == "BYTES" else "[N, height, width, 3]"
+        raise InvalidInput(f"Input {INPUT!r} of {tensor.datatype} has the shape {wanted}, not {tensor.shape}.")
+
+
+def _encoded(tensor: InputTensor) -> list[Picture]:
+    values = _split(tensor.raw) if tensor.raw is not None else _flatten(tensor.values or ())
+    if len(values) != tensor.shape[0]:
+        raise InvalidInput(f"Input {INPUT!r} has {len(values)} elements for the shape {tensor.shape}.")
+    if not tensor.text_is_base64:
+        return [bytes(value) for value in values]
+    if not all(isinstance(value, str) for value in values):
+        raise InvalidInput(f"The elements of input {INPUT!r} of BYTES are base64 text.")
+    return [decode_base64(value, f"{INPUT}[{place}]") for place, value in enumerate(values)]
+
+
+def _flatten(values: Sequence[Any]) -> list[Any]:
+    return [element for value in values for element in (value if isinstance(value, list) else [value])]
+
+
+def _split(raw: bytes) -> list[bytes]:
+    elements, start = [], 0
+    while start < len(raw):
+        if start + 4 > len(raw):
+            raise InvalidInput(f"Input {INPUT!r} ends within the length of an element.")
+        (length,) = struct.unpack_from("<I", raw, start)
+        start += 4
+        if start + length > len(raw):
+            raise InvalidInput(f"Input {INPUT!r} ends within an element of {length:,} bytes.")
+        elements.append(raw[start : start + length])
+        start += length
+    return elements
+
+
+def _pixels(tensor: InputTensor) -> NDArray[Any]:
+    dtype, count = INPUT_DTYPES[tensor.datatype], math.prod(tensor.shape)
+    if tensor.raw is not None:
+        if len(tensor.raw) != count * dtype.itemsize:
+            raise InvalidInput(
+                f"Input {INPUT!r} has {len(tensor.raw):,} bytes; {tensor.datatype} of shape {tensor.shape} "
+                f"takes {count * dtype.itemsize:,}."
+            )
+        return np.frombuffer(tensor.raw, dtype).reshape(tensor.shape)
+    try:
+        values = np.array(tensor.values)
+    except (ValueError, OverflowError):
+        raise InvalidInput(f"The data of input {INPUT!r} is neither flat nor of its shape.") from None
+    if values.dtype.kind not in "iuf":
+        raise InvalidInput(f"The data of input {INPUT!r} is not made of numbers.")
+    if values.size != count:
+        raise InvalidInput(f"Input {INPUT!r} has {values.size:,} elements for the shape {tensor.shape}.")
+    return values.reshape(tensor.shape)

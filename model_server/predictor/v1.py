@@ -1,0 +1,69 @@
+"""KServe V1: instances in, predictions out (https://kserve.github.io/website/docs/concepts/architecture/data-plane/v1-protocol)."""
+
+from __future__ import annotations
+
+import binascii
+from typing import Any
+
+import numpy as np
+
+from model_server.classifier import Picture
+from model_server.errors import InvalidInput
+from model_server.predictor.body import only_keys
+
+DEFAULT_TOP_K = 5
+DATA_URL = "data:"
+
+
+def parse(document: dict[str, Any], max_instances: int) -> tuple[list[Picture], int]:
+    """Return the pictures of a request and ``top_k``; raises InvalidInput."""
+    only_keys(document, {"instances", "parameters", "signature_name"}, "field")
+    instances = document.get("instances")
+    if not isinstance(instances, list) or not instances:
+        raise InvalidInput('The body needs "instances": a list of at least one image.')
+    check_count(len(instances), max_instances)
+    return [_picture(item, f"instances[{place}]") for place, item in enumerate(instances)], _top_k(document)
+
+
+def check_count(count: int, max_instances: int) -> None:
+    """Raise InvalidInput where one request has more images than are allowed."""
+    if count > max_instances:
+        raise InvalidInput(f"The request has {count:,} images; at most {max_instances:,} are allowed.")
+
+
+def decode_base64(text: str, where: str) -> bytes:
+    """Return the bytes of standard base64 or a data URL; raises InvalidInput."""
+    if text.startswith(DATA_URL):
+        text = text.partition(",")[2]
+    try:
+        return binascii.a2b_base64(text, strict_mode=True)
+    except ValueError as error:  # binascii.Error, and text that is not ASCII
+        raise InvalidInput(f"{where} is not base64: {error}.") from None
+
+
+def _top_k(document: dict[str, Any]) -> int:
+    parameters = document.get("parameters", {})
+    if not isinstance(parameters, dict):
+        raise InvalidInput('"parameters" is an object.')
+    only_keys(parameters, {"top_k"}, "parameter")
+    top_k = parameters.get("top_k", DEFAULT_TOP_K)
+    if not isinstance(top_k, int) or isinstance(top_k, bool) or top_k < 1:
+        raise InvalidInput('"top_k" is an integer of at least 1.')
+    return top_k
+
+
+def _picture(item: Any, where: str) -> Picture:
+    if isinstance(item, dict) and len(item) == 1 and "b64" not in item:
+        (item,) = item.values()
+    if isinstance(item, dict) and item.keys() == {"b64"} and isinstance(item["b64"], str):
+        return decode_base64(item["b64"], f"{where}.b64")
+    if isinstance(item, list):
+        return _array(item, where)
+    raise InvalidInput(f'{where} is neither {{"b64": "…"}} nor an array of height x width x 3.')
+
+
+def _array(nested: list[Any], where: str) -> Picture:
+    try:
+        return np.array(nested)
+    except (ValueError, OverflowError):
+        raise InvalidInput(f"{where} is not an array of height x width x 3: its rows differ in length.") from None
