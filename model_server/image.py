@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import io
+import warnings
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
-from model_server.bundle import InputSpec
 from model_server.errors import InvalidInput, PayloadTooLarge
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from model_server.bundle import InputSpec
+
+# The limit on pixels is ours, checked on the header; Pillow's would override it above 178 million.
+Image.MAX_IMAGE_PIXELS = None
+# Pillow warns of odd metadata in the sender's words: nothing that a server's operator could act on.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 # libjpeg may shrink while it decodes as long as twice the needed size is left for the resize filter,
 # where the result cannot be told from that of a full decode.
 REDUCING_GAP = 2.0
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+MAX_VALUE = 255
 ORIENTATION_TAG = 0x0112
 # EXIF 2.32, 4.6.4 A: how the stored picture must be turned to stand upright.
 UPRIGHT = {
@@ -43,7 +53,7 @@ class Limits:
 def decode(data: bytes, spec: InputSpec, limits: Limits) -> NDArray[np.uint8]:
     """Decode one JPEG, PNG, WebP, BMP, GIF (first frame) or TIFF upright to uint8 [height, width, 3], 0..255.
 
-    Transparency is laid over white. Raises PayloadTooLarge before decoding, InvalidInput for what is no such image.
+    Transparency is laid over white. Raises PayloadTooLarge before decoding, InvalidInput for any other data.
     """
     if not data:
         raise InvalidInput("The image is empty.")
@@ -51,32 +61,29 @@ def decode(data: bytes, spec: InputSpec, limits: Limits) -> NDArray[np.uint8]:
         raise PayloadTooLarge(f"The image has {len(data):,} bytes; at most {limits.max_bytes:,} are allowed.")
     try:
         picture = Image.open(io.BytesIO(data), formats=FORMATS)
-        width, height = picture.size
-        if width * height > limits.max_pixels:
-            raise InvalidInput(f"The image has {width} x {height} pixels; at most {limits.max_pixels:,} are allowed.")
-        if picture.format == "JPEG":
-            side = int(REDUCING_GAP * max(spec.height, spec.width) / spec.crop_fraction)
-            picture.draft(None, (side, side))
+        _check_pixels(picture, limits)
+        side = int(REDUCING_GAP * max(spec.height, spec.width) / spec.crop_fraction)
+        picture.draft(None, (side, side))
         picture.load()
-        orientation = picture.getexif().get(ORIENTATION_TAG, 1)
-        return _fit(_to_rgb(picture), spec, orientation)
+        return _fit(_to_rgb(picture), spec, _orientation(picture))
     except InvalidInput:
         raise
-    except Image.DecompressionBombError:
-        raise InvalidInput(f"The image has too many pixels; at most {limits.max_pixels:,} are allowed.") from None
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         raise InvalidInput("The data is not an image; JPEG, PNG, WebP, BMP, GIF and TIFF are read.") from None
     except Exception:  # noqa: BLE001 - Pillow's parsers raise whatever a malformed file makes them raise
         raise InvalidInput("The image is damaged or incomplete and cannot be decoded.") from None
 
 
 def fit_pixels(pixels: NDArray[Any], spec: InputSpec) -> NDArray[np.uint8]:
-    """Bring an RGB array [H, W, 3] of numbers 0..255 to uint8 [height, width, 3]; InvalidInput for any other."""
-    if pixels.ndim != 3 or pixels.shape[2] != 3 or 0 in pixels.shape:
+    """Bring an RGB array [H, W, 3] of numbers 0..255 to uint8 [height, width, 3]; InvalidInput for any other.
+
+    An array that already has the input's height and width is taken as it is, neither cropped nor resized.
+    """
+    if pixels.shape[2:] != (3,) or 0 in pixels.shape:
         raise InvalidInput(f"An image array has the shape [height, width, 3], not {list(pixels.shape)}.")
     if pixels.dtype != np.uint8:
         # NaN fails every comparison, so the test asks for what is right.
-        if not (pixels.dtype.kind in "iuf" and bool(((pixels >= 0) & (pixels <= 255)).all())):
+        if not (pixels.dtype.kind in "iuf" and bool(((pixels >= 0) & (pixels <= MAX_VALUE)).all())):
             raise InvalidInput("The elements of an image array are numbers from 0 to 255.")
         pixels = np.rint(pixels).astype(np.uint8)
     if pixels.shape[:2] == (spec.height, spec.width):
@@ -85,9 +92,9 @@ def fit_pixels(pixels: NDArray[Any], spec: InputSpec) -> NDArray[np.uint8]:
 
 
 def scale(pixels: NDArray[np.uint8], spec: InputSpec) -> NDArray[Any]:
-    """Turn uint8 RGB [..., 3] into the model's input of the same shape, in its dtype, channel order and range."""
+    """Turn uint8 RGB [..., 3] into the model's input of that shape, in its dtype, channel order and range."""
     if spec.channels == "bgr":
-        pixels = pixels[..., ::-1]
+        pixels = np.ascontiguousarray(pixels[..., ::-1])
     if spec.dtype == "uint8" and spec.scale == (1.0, 1.0, 1.0) and spec.offset == (0.0, 0.0, 0.0):
         return pixels
     scaled = pixels * np.asarray(spec.scale, np.float32)
@@ -98,15 +105,28 @@ def scale(pixels: NDArray[np.uint8], spec: InputSpec) -> NDArray[Any]:
     return np.clip(np.rint(scaled), bounds.min, bounds.max).astype(spec.dtype)
 
 
+def _check_pixels(picture: Image.Image, limits: Limits) -> None:
+    width, height = picture.size
+    if width * height > limits.max_pixels:
+        raise InvalidInput(
+            f"The image has {width} x {height} pixels; at most {limits.max_pixels:,} are allowed."
+        )
+
+
+def _orientation(picture: Image.Image) -> int:
+    try:
+        return int(picture.getexif().get(ORIENTATION_TAG, 1))
+    except Exception:  # noqa: BLE001 - broken metadata, raised by any of Pillow's parsers, leaves the pixels good
+        return 1
+
+
 def _to_rgb(picture: Image.Image) -> Image.Image:
-    if picture.mode == "RGB":
-        return picture
     if picture.mode.startswith("I"):  # 16 bits a sample: Pillow's own conversion would clip, not scale
         return Image.fromarray((np.asarray(picture).clip(0, 0xFFFF) >> 8).astype(np.uint8)).convert("RGB")
     if picture.has_transparency_data:
         layers = picture.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", layers.size, "white"), layers).convert("RGB")
-    return picture.convert("RGB")
+    return picture if picture.mode == "RGB" else picture.convert("RGB")
 
 
 def _fit(picture: Image.Image, spec: InputSpec, orientation: int) -> NDArray[np.uint8]:
@@ -120,8 +140,11 @@ def _fit(picture: Image.Image, spec: InputSpec, orientation: int) -> NDArray[np.
     return np.asarray(picture)
 
 
-def _centred_box(size: tuple[int, int], target: tuple[int, int], fraction: float) -> tuple[float, float, float, float]:
+def _centred_box(
+    size: tuple[int, int], target: tuple[int, int], fraction: float
+) -> tuple[float, float, float, float]:
     ratio = min(size[0] / target[0], size[1] / target[1]) * fraction
-    width, height = target[0] * ratio, target[1] * ratio
+    # Rounding may make target * (size / target) exceed size, and Pillow refuses a box outside the picture.
+    width, height = min(target[0] * ratio, size[0]), min(target[1] * ratio, size[1])
     left, top = (size[0] - width) / 2, (size[1] - height) / 2
     return left, top, left + width, top + height
