@@ -1,0 +1,42 @@
+"""A bundle that classifies in this process."""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from model_server import classifier
+from model_server.client.files import Answer
+from model_server.image import Limits
+
+if TYPE_CHECKING:
+    from model_server.config import PredictorSettings
+    from model_server.runtimes import Session
+
+
+class LocalModel:
+    """A bundle loaded and proven as the predictor does it, with the same limits on images."""
+
+    def __init__(self, settings: PredictorSettings, top_k: int) -> None:
+        """Load the bundle; raises BundleError, also where its golden images come out differently here."""
+        self.parallel = settings.threads or len(os.sched_getaffinity(0))
+        limits = Limits(settings.max_image_bytes, settings.max_image_pixels)
+        folder = settings.model_dir or classifier.DEFAULT_MODEL
+        self._classifier = classifier.load(folder, settings.runtime, self.parallel, limits)
+        self._classifier.check_golden()
+        self._top_k = top_k
+        self._of_thread = threading.local()
+
+    def classify(self, data: bytes) -> Answer:
+        """Classify one encoded image; raises InvalidInput or PayloadTooLarge."""
+        scores = self._session()(self._classifier.prepare(data)[np.newaxis])[0]
+        return Answer(self._classifier.rank(scores, self._top_k), self._classifier.bundle.manifest.version)
+
+    def _session(self) -> Session:
+        if not hasattr(self._of_thread, "session"):
+            self._of_thread.session = self._classifier.session()
+        session: Session = self._of_thread.session
+        return session
