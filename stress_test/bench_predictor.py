@@ -1,0 +1,277 @@
+"""Benchmark of the predictor: what a request costs beyond decoding and inference.
+
+The limit is a plain loop over decode + resize + inference with the same runtime. Costs are CPU time of the server
+process, so that neither noise nor the load generator on the same machine counts. Every figure is the median of
+several rounds, and rounds of all variants alternate.
+
+Example: python stress_test/bench_predictor.py --model-dir ../shared/data/imagenet --image cat.jpg --rounds 5
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import contextlib
+import json
+import os
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+
+from model_server import classifier, image
+
+HERE = Path(__file__).parent
+LIMITS = image.Limits(2**24, 2**26)
+LOOP_IMAGES = 400
+WARM_UP_SECONDS = 1.5
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+def wait_for(url: str, process: subprocess.Popen[bytes], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and process.poll() is None:
+        with contextlib.suppress(urllib.error.URLError, ConnectionError):
+            urllib.request.urlopen(url, timeout=5).read()
+            return
+        time.sleep(0.01)
+    raise RuntimeError(f"{url} did not answer")
+
+
+@contextlib.contextmanager
+def ours(model_dir: Path, threads: int | None = None) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    port = free_port()
+    environment = os.environ | {
+        "MODEL_SERVER_MODEL_DIR": str(model_dir),
+        "MODEL_SERVER_MODEL_NAME": "bench",
+        "MODEL_SERVER_PREDICTOR_HOST": "127.0.0.1",
+        "MODEL_SERVER_PREDICTOR_PORT": str(port),
+        "MODEL_SERVER_PREDICTOR_GRPC_PORT": "0",
+    }
+    if threads:
+        environment["MODEL_SERVER_THREADS"] = str(threads)
+    with started([sys.executable, "-m", "model_server", "predictor"], environment) as process:
+        wait_for(f"http://127.0.0.1:{port}/v2/models/bench/ready", process)
+        yield f"http://127.0.0.1:{port}", process
+
+
+@contextlib.contextmanager
+def peer(model_dir: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    port = free_port()
+    command = [sys.executable, str(HERE / "peer_kserve.py"), "--http_port", str(port), "--model_dir", str(model_dir)]
+    with started(command, dict(os.environ)) as process:
+        wait_for(f"http://127.0.0.1:{port}/v2/models/peer/ready", process)
+        yield f"http://127.0.0.1:{port}", process
+
+
+@contextlib.contextmanager
+def started(command: list[str], environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def loop_cpu_ms(loaded: classifier.Classifier, data: bytes) -> float:
+    """Return CPU-ms of one image in a plain loop: the limit."""
+    infer = loaded.session()
+    infer(loaded.prepare(data)[None])
+    begun = time.process_time()
+    for _ in range(LOOP_IMAGES):
+        infer(loaded.prepare(data)[None])
+    return (time.process_time() - begun) / LOOP_IMAGES * 1000
+
+
+def in_process_rate(loaded: classifier.Classifier, data: bytes, threads: int) -> float:
+    """Return images/s of ``threads`` plain loops in one process."""
+    sessions = [loaded.session() for _ in range(threads)]
+
+    def work(infer: Callable[..., object]) -> None:
+        for _ in range(LOOP_IMAGES):
+            infer(loaded.prepare(data)[None])
+
+    workers = [threading.Thread(target=work, args=(session,)) for session in sessions]
+    begun = time.perf_counter()
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    return threads * LOOP_IMAGES / (time.perf_counter() - begun)
+
+
+def http_request(path: str, content_type: str, body: bytes, extra: str = "") -> bytes:
+    head = f"POST {path} HTTP/1.1\r\nHost: bench\r\nContent-Type: {content_type}\r\n{extra}Content-Length: {len(body)}\r\n\r\n"
+    return head.encode() + body
+
+
+def requests_of(data: bytes, model: str) -> dict[str, bytes]:
+    text = json.dumps({"instances": [{"b64": base64.b64encode(data).decode()}]}).encode()
+    element = len(data).to_bytes(4, "little") + data
+    tensor = {"name": "image", "shape": [1], "datatype": "BYTES", "parameters": {"binary_data_size": len(element)}}
+    document = json.dumps({"inputs": [tensor], "outputs": [{"name": "label"}, {"name": "score"}]}).encode()
+    length = f"Inference-Header-Content-Length: {len(document)}\r\n"
+    return {
+        "V1 raw JPEG": http_request(f"/v1/models/{model}:predict", "image/jpeg", data),
+        "V1 base64 JSON": http_request(f"/v1/models/{model}:predict", "application/json", text),
+        "V2 binary": http_request(
+            f"/v2/models/{model}/infer", "application/octet-stream", document + element, length
+        ),
+    }
+
+
+def measure(
+    urls: list[str], processes: list[subprocess.Popen[bytes]], request: bytes, connections: int, seconds: float
+) -> dict[str, float]:
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(request)
+        file.flush()
+        command = [sys.executable, str(HERE / "load_generator.py"), "--request", file.name]
+        command += ["--connections", str(connections)] + [part for url in urls for part in ("--url", url)]
+        subprocess.run([*command, "--seconds", str(WARM_UP_SECONDS)], check=True, capture_output=True)
+        before = sum(cpu_seconds(process.pid) for process in processes)
+        output = subprocess.run([*command, "--seconds", str(seconds)], check=True, capture_output=True).stdout
+        after = sum(cpu_seconds(process.pid) for process in processes)
+    result = json.loads(output)
+    if result["error_count"] or not result["requests"]:
+        raise RuntimeError(f"{result['error_count']} errors: {result['errors']}")
+    return {
+        "cpu_ms": (after - before) / result["requests"] * 1000,
+        "rate": result["requests"] / result["seconds"],
+        "p50": result["latency_ms"]["p50"],
+        "p99": result["latency_ms"]["p99"],
+        "health_p99": result["health_ms"]["p99"],
+    }
+
+
+def cpu_seconds(pid: int) -> float:
+    times = psutil.Process(pid).cpu_times()
+    return float(times.user + times.system)
+
+
+def cold_start_seconds(model_dir: Path, data: bytes) -> float:
+    """Return exec → first 200 of a prediction."""
+    port = free_port()
+    environment = os.environ | {
+        "MODEL_SERVER_MODEL_DIR": str(model_dir),
+        "MODEL_SERVER_MODEL_NAME": "bench",
+        "MODEL_SERVER_PREDICTOR_PORT": str(port),
+        "MODEL_SERVER_PREDICTOR_GRPC_PORT": str(free_port()),
+    }
+    url = f"http://127.0.0.1:{port}/v1/models/bench:predict"
+    begun = time.perf_counter()
+    with started([sys.executable, "-m", "model_server", "predictor"], environment):
+        while True:
+            with contextlib.suppress(urllib.error.URLError, ConnectionError):
+                call = urllib.request.Request(url, data, {"Content-Type": "image/jpeg"})
+                urllib.request.urlopen(call, timeout=10).read()
+                return time.perf_counter() - begun
+            time.sleep(0.005)
+
+
+def import_seconds() -> float:
+    begun = time.perf_counter()
+    subprocess.run([sys.executable, "-c", "import kserve"], check=True, capture_output=True)
+    return time.perf_counter() - begun
+
+
+def rss_mib_after(requests: int, model_dir: Path, data: bytes) -> float:
+    with ours(model_dir) as (url, process):
+        call = urllib.request.Request(f"{url}/v1/models/bench:predict", data, {"Content-Type": "image/jpeg"})
+        for _ in range(requests):
+            urllib.request.urlopen(call).read()
+        return float(psutil.Process(process.pid).memory_info().rss) / 2**20
+
+
+def plain_model(source: Path, workspace: Path) -> Path:
+    """Return a folder that can be served: ``source`` itself, or a copy of the ImageNet model and labels in it."""
+    artifact, labels = source / "tf2_mobilenet_v2_1.0_224_ptq.tflite", source / "imagenet_labels_1001.txt"
+    if not artifact.exists():
+        return source
+    folder = workspace / "mobilenet"
+    folder.mkdir()
+    shutil.copy(artifact, folder / "model.tflite")
+    shutil.copy(labels, folder / "labels.txt")
+    return folder
+
+
+def median(rows: list[dict[str, float]], key: str) -> float:
+    return statistics.median(row[key] for row in rows)
+
+
+def progress(text: str) -> None:
+    if sys.stderr.isatty():
+        print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model-dir", type=Path, default=classifier.DEFAULT_MODEL)
+    parser.add_argument("--image", type=Path, required=True, help="a JPEG of about 50 KB")
+    parser.add_argument("--connections", type=int, default=32)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=4)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as workspace:
+        run(given, plain_model(given.model_dir, Path(workspace)), given.image.read_bytes())
+
+
+def run(given: argparse.Namespace, model_dir: Path, data: bytes) -> None:
+    cores = len(os.sched_getaffinity(0))
+    loaded = classifier.load(model_dir, "auto", 1, LIMITS)
+    limits: list[float] = []
+    bests: list[float] = []
+    rows: dict[str, list[dict[str, float]]] = {}
+    with contextlib.ExitStack() as stack:
+        one = stack.enter_context(ours(model_dir))
+        split = [stack.enter_context(ours(model_dir, threads=1)) for _ in range(cores)]
+        stock = stack.enter_context(peer(model_dir))
+        ours_requests, peer_requests = requests_of(data, "bench"), requests_of(data, "peer")
+        variants = {name: ([one], request) for name, request in ours_requests.items()}
+        variants[f"V1 raw JPEG, {cores} processes of 1 thread"] = (split, ours_requests["V1 raw JPEG"])
+        variants["V1 base64 JSON, plain SDK predictor"] = ([stock], peer_requests["V1 base64 JSON"])
+        for number in range(given.rounds):
+            progress(f"round {number + 1} of {given.rounds}: plain loop")
+            limits.append(loop_cpu_ms(loaded, data))
+            bests.append(in_process_rate(loaded, data, cores))
+            for name, (servers, request) in variants.items():
+                progress(f"round {number + 1} of {given.rounds}: {name}")
+                urls, processes = [url for url, _ in servers], [process for _, process in servers]
+                rows.setdefault(name, []).append(measure(urls, processes, request, given.connections, given.seconds))
+    progress("cold start and memory")
+    imports = statistics.median(import_seconds() for _ in range(given.rounds))
+    starts = statistics.median(cold_start_seconds(model_dir, data) for _ in range(given.rounds))
+    rss = rss_mib_after(1000, model_dir, data)
+    progress("")
+    limit, best = statistics.median(limits), statistics.median(bests)
+    print(f"{cores} cores, {given.connections} connections, {len(data)} byte image, medians of {given.rounds} rounds\n")
+    print(f"Limit: {limit:.2f} CPU-ms an image (plain loop); best in-process rate {best:.0f} images/s ({cores} threads)\n")
+    print("| request | CPU-ms | x limit | requests/s | of best | p50 ms | p99 ms | health p99 ms |")
+    print("|---|---|---|---|---|---|---|---|")
+    for name, row in rows.items():
+        cpu, rate = median(row, "cpu_ms"), median(row, "rate")
+        print(
+            f"| {name} | {cpu:.2f} | {cpu / limit:.2f} | {rate:.0f} | {rate / best:.0%} "
+            f"| {median(row, 'p50'):.1f} | {median(row, 'p99'):.1f} | {median(row, 'health_p99'):.1f} |"
+        )
+    print(f"\nCold start (exec to first 200): {starts:.2f} s; bare import kserve: {imports:.2f} s")
+    print(f"RSS after 1,000 requests: {rss:.0f} MiB")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""Real servers on free ports, one for the whole session where a test does not need its own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+
+REPOSITORY = Path(__file__).parent.parent
+IMAGENET = REPOSITORY.parent / "shared" / "data" / "imagenet"
+DEFAULT_BUNDLE = REPOSITORY / "model_server" / "default_model"
+START_SECONDS = 90
+
+
+@dataclass(frozen=True)
+class Server:
+    """A predictor in a process of its own."""
+
+    url: str
+    grpc: str
+    model: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    @property
+    def predict_url(self) -> str:
+        return f"{self.url}/v1/models/{self.model}:predict"
+
+    @property
+    def infer_url(self) -> str:
+        return f"{self.url}/v2/models/{self.model}/infer"
+
+    def stop(self, number: int = signal.SIGTERM, seconds: float = 40) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(seconds)
+
+
+StartServer = Callable[..., contextlib.AbstractContextManager[Server]]
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+@contextlib.contextmanager
+def running_server(log: Path, *, ready: bool = True, **settings: object) -> Iterator[Server]:
+    """Start a predictor with MODEL_SERVER_ settings, wait until it is ready (or, ``ready=False``, alive)."""
+    port, grpc_port = free_port(), free_port()
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MODEL_SERVER_")}
+    environment |= {f"MODEL_SERVER_{name.upper()}": str(value) for name, value in settings.items()}
+    environment |= {
+        "MODEL_SERVER_PREDICTOR_HOST": "127.0.0.1",
+        "MODEL_SERVER_PREDICTOR_PORT": str(port),
+        "MODEL_SERVER_PREDICTOR_GRPC_PORT": str(grpc_port),
+    }
+    command = [sys.executable, "-m", "model_server", "predictor"]
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        wait_until_answers(url + ("/v2/health/ready" if ready else "/v2/health/live"), process, log)
+        model = httpx.get(f"{url}/v1/models").json()["models"][0]
+        yield Server(url, f"127.0.0.1:{grpc_port}", model, process, log)
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(40)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def wait_until_answers(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            pytest.fail(f"the server ended with {process.returncode}:\n{log.read_text()}")
+        with contextlib.suppress(httpx.TransportError):
+            if httpx.get(url).status_code == 200:
+                return
+        time.sleep(0.05)
+    pytest.fail(f"{url} did not answer within {START_SECONDS} s:\n{log.read_text()}")
+
+
+@pytest.fixture(scope="session")
+def start_server(tmp_path_factory: pytest.TempPathFactory) -> StartServer:
+    """Start a server of one's own: ``with start_server(queue_size=4) as server``."""
+
+    def start(**settings: object) -> contextlib.AbstractContextManager[Server]:
+        return running_server(tmp_path_factory.mktemp("server") / "log", **settings)  # type: ignore[arg-type]
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def server(start_server: StartServer) -> Iterator[Server]:
+    """Return the shared server with the default model and default settings."""
+    with start_server() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def client() -> Iterator[httpx.Client]:
+    with httpx.Client(timeout=30) as session:
+        yield session
+
+
+@pytest.fixture(scope="session")
+def imagenet() -> Path:
+    if not IMAGENET.is_dir():
+        pytest.skip(f"{IMAGENET} is absent: no ImageNet model and photographs to test with")
+    return IMAGENET
