@@ -5,17 +5,14 @@ from __future__ import annotations
 import io
 import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from model_server.bundle import InputSpec
 from model_server.errors import InvalidInput, PayloadTooLarge
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from model_server.bundle import InputSpec
 
 # The limit on pixels is ours, checked on the header; Pillow's would override it above 178 million.
 Image.MAX_IMAGE_PIXELS = None
@@ -108,9 +105,7 @@ def scale(pixels: NDArray[np.uint8], spec: InputSpec) -> NDArray[Any]:
 def _check_pixels(picture: Image.Image, limits: Limits) -> None:
     width, height = picture.size
     if width * height > limits.max_pixels:
-        raise InvalidInput(
-            f"The image has {width} x {height} pixels; at most {limits.max_pixels:,} are allowed."
-        )
+        raise InvalidInput(f"The image has {width} x {height} pixels; at most {limits.max_pixels:,} are allowed.")
 
 
 def _orientation(picture: Image.Image) -> int:
@@ -140,9 +135,7 @@ def _fit(picture: Image.Image, spec: InputSpec, orientation: int) -> NDArray[np.
     return np.asarray(picture)
 
 
-def _centred_box(
-    size: tuple[int, int], target: tuple[int, int], fraction: float
-) -> tuple[float, float, float, float]:
+def _centred_box(size: tuple[int, int], target: tuple[int, int], fraction: float) -> tuple[float, float, float, float]:
     ratio = min(size[0] / target[0], size[1] / target[1]) * fraction
     # Rounding may make target * (size / target) exceed size, and Pillow refuses a box outside the picture.
     width, height = min(target[0] * ratio, size[0]), min(target[1] * ratio, size[1])

@@ -5,41 +5,29 @@ from __future__ import annotations
 import csv
 import json
 import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from model_server import config
 from model_server.client import files
+from model_server.client.files import Answer, Model, Result
 from model_server.client.remote import RemoteModel
 from model_server.errors import BundleError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
-    from model_server.client.files import Answer, Model, Result
-    from model_server.schema import ScoredClass
+from model_server.schema import ScoredClass
 
 CLEAR_LINE = "\r\x1b[K"
 
 
 @click.command()
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE…", type=click.Path(path_type=Path))
-@click.option(
-    "--url", help="Server to ask, such as http://127.0.0.1:8080. Without: classify in this process."
-)
+@click.option("--url", help="Server to ask, such as http://127.0.0.1:8080. Without: classify in this process.")
 @click.option("--model", help="Model of that server. Without: its only one.")
-@click.option(
-    "--model-dir", type=click.Path(path_type=Path), help="Bundle to load. Without: the model in the package."
-)
+@click.option("--model-dir", type=click.Path(path_type=Path), help="Bundle to load. Without: the model in the package.")
 @click.option("--runtime", help="Runtime to load it with: litert, openvino, tensorflow or auto.")
-@click.option(
-    "--top", type=click.IntRange(min=1), default=5, show_default=True, help="Classes to name for an image."
-)
-@click.option(
-    "--json", "style", flag_value="json", help="One JSON object a line: file, predictions, model_version."
-)
+@click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="Classes to name for an image.")
+@click.option("--json", "style", flag_value="json", help="One JSON object a line: file, predictions, model_version.")
 @click.option("--csv", "style", flag_value="csv", help="CSV with the best class of each image.")
 def classify(
     images: tuple[Path, ...],

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from model_server import classifier
 from model_server.client.files import Answer
+from model_server.config import PredictorSettings
 from model_server.image import Limits
-
-if TYPE_CHECKING:
-    from model_server.config import PredictorSettings
-    from model_server.runtimes import Session
+from model_server.runtimes import Session
 
 
 class LocalModel:

@@ -8,17 +8,15 @@ import json
 import threading
 import time
 from dataclasses import dataclass
+from email.message import Message
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import SplitResult, quote, urlsplit
 
 from model_server.client.files import Answer
 from model_server.errors import InvalidInput, ModelServerError, NotFound, Unavailable
 from model_server.schema import MODEL_VERSION_HEADER
-
-if TYPE_CHECKING:
-    from email.message import Message
 
 PARALLEL = 4
 """Requests in flight: enough to keep a small server busy, few enough to leave room for its other callers."""
@@ -83,7 +81,7 @@ class RemoteModel:
         kept_open = connection.sock is not None
         try:
             return _send(connection, method, self._address.path.rstrip("/") + path, body)
-        except (OSError, HTTPException) as error:
+        except (OSError, HTTPException, UnicodeError) as error:
             connection.close()
             # A server closes a connection that was idle for long; that says nothing about a new one.
             if kept_open and isinstance(error, ConnectionError):
@@ -94,9 +92,7 @@ class RemoteModel:
     def _connection(self) -> HTTPConnection:
         if not hasattr(self._of_thread, "connection"):
             kind = HTTPSConnection if self._address.scheme == "https" else HTTPConnection
-            self._of_thread.connection = kind(
-                self._address.hostname or "", self._address.port, timeout=TIMEOUT_SECONDS
-            )
+            self._of_thread.connection = kind(self._address.hostname or "", self._address.port, timeout=TIMEOUT_SECONDS)
         connection: HTTPConnection = self._of_thread.connection
         return connection
 
