@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -33,7 +33,7 @@ class Batcher(Generic[Item, Result]):
     """
 
     def __init__(
-        self, workers: Sequence[Callable[[list[Item]], Sequence[Result]]], *, max_batch: int, capacity: int
+        self, workers: Sequence[Callable[[list[Item]], Iterable[Result]]], *, max_batch: int, capacity: int
     ) -> None:
         self._max_batch = max_batch
         self._capacity = capacity
@@ -67,13 +67,13 @@ class Batcher(Generic[Item, Result]):
         for thread in self._threads:
             await asyncio.to_thread(thread.join)
 
-    def _serve(self, work: Callable[[list[Item]], Sequence[Result]]) -> None:
+    def _serve(self, work: Callable[[list[Item]], Iterable[Result]]) -> None:
         while (first := self._waiting.get()) is not None:
             batch = [job for job in (first, *self._take_more()) if not job.future.cancelled()]
             if not batch:
                 continue
             try:
-                results: Sequence[Result] | Exception = work([job.item for job in batch])
+                results: Iterable[Result] | Exception = work([job.item for job in batch])
             except Exception as error:  # noqa: BLE001 - the thread outlives its jobs; each of them gets the error
                 results = error
             self._loop.call_soon_threadsafe(_deliver, batch, results)
@@ -92,7 +92,7 @@ class Batcher(Generic[Item, Result]):
         return more
 
 
-def _deliver(batch: list[_Job[Item, Result]], results: Sequence[Result] | Exception) -> None:
+def _deliver(batch: list[_Job[Item, Result]], results: Iterable[Result] | Exception) -> None:
     if isinstance(results, Exception):
         for job in batch:
             if not job.future.done():

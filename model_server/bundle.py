@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from model_server.config import RuntimeName
+from model_server.config import InputDtype, RuntimeName
 from model_server.errors import BundleError
 
 MANIFEST = "model.json"
@@ -47,12 +47,12 @@ class _Part(BaseModel):
 class InputSpec(_Part):
     """How a picture becomes the model's input: value = pixel (0..255) * scale + offset, per channel.
 
-    ``crop`` takes the largest centred box of the input's aspect, times ``crop_fraction``; ``stretch`` the whole picture.
+    ``crop`` takes the largest centred box of the input's aspect, times ``crop_fraction``; ``stretch`` all of it.
     """
 
     height: int = Field(gt=0, le=8192)
     width: int = Field(gt=0, le=8192)
-    dtype: Literal["float32", "uint8", "int8"] = "float32"
+    dtype: InputDtype = "float32"
     channels: Literal["rgb", "bgr"] = "rgb"
     scale: PerChannel = (1 / 127.5, 1 / 127.5, 1 / 127.5)
     offset: PerChannel = (-1.0, -1.0, -1.0)
@@ -67,7 +67,9 @@ class Accuracy(_Part):
     top1: float = Field(ge=0, le=1)
     images: int = Field(gt=0)
     per_class: dict[str, float] = {}
-    confusion: list[list[int]] = Field([], description="Row: true class, column: predicted, in the order of the labels.")
+    confusion: list[list[int]] = Field(
+        [], description="Row: true class, column: predicted, in the order of the labels."
+    )
     before_quantization: float | None = None
 
 
@@ -169,7 +171,9 @@ def read_labels(path: Path) -> list[str]:
 
 def hash_files(root: Path, *names: str) -> dict[str, str]:
     """Return the sha256 of each named file, and of each file below each named folder, by path inside ``root``."""
-    files = [file for name in names for file in ([root / name] if (root / name).is_file() else (root / name).rglob("*"))]
+    files = [
+        file for name in names for file in ([root / name] if (root / name).is_file() else (root / name).rglob("*"))
+    ]
     hashes = {}
     for file in sorted(file for file in files if file.is_file()):
         with file.open("rb") as content:

@@ -30,6 +30,12 @@ class Forbidden(ModelServerError):
     status = HTTPStatus.FORBIDDEN
 
 
+class NotSupported(ModelServerError):
+    """The protocol has the operation and this server does not."""
+
+    status = HTTPStatus.NOT_IMPLEMENTED
+
+
 class RequestTimeout(ModelServerError):
     """The body did not arrive in time."""
 

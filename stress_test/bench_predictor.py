@@ -72,7 +72,14 @@ def ours(model_dir: Path, threads: int | None = None) -> Iterator[tuple[str, sub
 @contextlib.contextmanager
 def peer(model_dir: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     port = free_port()
-    command = [sys.executable, str(HERE / "peer_kserve.py"), "--http_port", str(port), "--model_dir", str(model_dir)]
+    command = [
+        sys.executable,
+        str(HERE / "peer_kserve.py"),
+        "--http_port",
+        str(port),
+        "--model_dir",
+        str(model_dir),
+    ]
     with started(command, dict(os.environ)) as process:
         wait_for(f"http://127.0.0.1:{port}/v2/models/peer/ready", process)
         yield f"http://127.0.0.1:{port}", process
@@ -116,27 +123,35 @@ def in_process_rate(loaded: classifier.Classifier, data: bytes, threads: int) ->
 
 
 def http_request(path: str, content_type: str, body: bytes, extra: str = "") -> bytes:
-    head = f"POST {path} HTTP/1.1\r\nHost: bench\r\nContent-Type: {content_type}\r\n{extra}Content-Length: {len(body)}\r\n\r\n"
+    head = f"POST {path} HTTP/1.1\r\nHost: bench\r\nContent-Type: {content_type}\r\n"
+    head += f"{extra}Content-Length: {len(body)}\r\n\r\n"
     return head.encode() + body
 
 
 def requests_of(data: bytes, model: str) -> dict[str, bytes]:
     text = json.dumps({"instances": [{"b64": base64.b64encode(data).decode()}]}).encode()
     element = len(data).to_bytes(4, "little") + data
-    tensor = {"name": "image", "shape": [1], "datatype": "BYTES", "parameters": {"binary_data_size": len(element)}}
+    tensor = {
+        "name": "image",
+        "shape": [1],
+        "datatype": "BYTES",
+        "parameters": {"binary_data_size": len(element)},
+    }
     document = json.dumps({"inputs": [tensor], "outputs": [{"name": "label"}, {"name": "score"}]}).encode()
     length = f"Inference-Header-Content-Length: {len(document)}\r\n"
     return {
         "V1 raw JPEG": http_request(f"/v1/models/{model}:predict", "image/jpeg", data),
         "V1 base64 JSON": http_request(f"/v1/models/{model}:predict", "application/json", text),
-        "V2 binary": http_request(
-            f"/v2/models/{model}/infer", "application/octet-stream", document + element, length
-        ),
+        "V2 binary": http_request(f"/v2/models/{model}/infer", "application/octet-stream", document + element, length),
     }
 
 
 def measure(
-    urls: list[str], processes: list[subprocess.Popen[bytes]], request: bytes, connections: int, seconds: float
+    urls: list[str],
+    processes: list[subprocess.Popen[bytes]],
+    request: bytes,
+    connections: int,
+    seconds: float,
 ) -> dict[str, float]:
     with tempfile.NamedTemporaryFile() as file:
         file.write(request)
@@ -260,7 +275,9 @@ def run(given: argparse.Namespace, model_dir: Path, data: bytes) -> None:
     progress("")
     limit, best = statistics.median(limits), statistics.median(bests)
     print(f"{cores} cores, {given.connections} connections, {len(data)} byte image, medians of {given.rounds} rounds\n")
-    print(f"Limit: {limit:.2f} CPU-ms an image (plain loop); best in-process rate {best:.0f} images/s ({cores} threads)\n")
+    print(
+        f"Limit: {limit:.2f} CPU-ms an image (plain loop); best in-process rate {best:.0f} images/s ({cores} threads)\n"
+    )
     print("| request | CPU-ms | x limit | requests/s | of best | p50 ms | p99 ms | health p99 ms |")
     print("|---|---|---|---|---|---|---|---|")
     for name, row in rows.items():

@@ -2,7 +2,7 @@
 
 Prints one JSON line: requests, errors, seconds, latencies in ms, and the latencies of health probes sent meanwhile.
 
-Example: python stress_test/load_generator.py --url http://127.0.0.1:8080 --request request.bin --connections 32 --seconds 5
+Example: python stress_test/load_generator.py --url http://127.0.0.1:8080 --request request.bin --connections 32
 """
 
 from __future__ import annotations
@@ -88,7 +88,9 @@ async def generate(urls: list[str], request: bytes, connections: int, seconds: f
     targets = [(part.hostname or "127.0.0.1", part.port or 80) for part in map(urlsplit, urls)]
     loop = asyncio.get_running_loop()
     opened = [
-        await loop.create_connection(lambda: Connection(request, latencies, errors, deadline), *targets[i % len(targets)])
+        await loop.create_connection(
+            lambda: Connection(request, latencies, errors, deadline), *targets[i % len(targets)]
+        )
         for i in range(connections)
     ]
     health = await probe(*targets[0], deadline)

@@ -46,7 +46,9 @@ def instances(*items: object, **more: object) -> bytes:
 
 
 def infer(**tensor: object) -> bytes:
-    return json.dumps({"inputs": [{"name": "image", "shape": [1], "datatype": "BYTES", "data": [b64(PHOTO)], **tensor}]}).encode()
+    return json.dumps(
+        {"inputs": [{"name": "image", "shape": [1], "datatype": "BYTES", "data": [b64(PHOTO)], **tensor}]}
+    ).encode()
 
 
 GOOD = {"b64": b64(PHOTO)}
@@ -63,7 +65,12 @@ V1_BODIES = {
     "30 MB body": (b"\xff" * 30 * MIB, "image/jpeg", 413, "at most"),
     "13 MB image": (b"\xff" * 13 * MIB, "image/jpeg", 413, "at most"),
     "truncated base64": (instances({"b64": b64(PHOTO)[:-3]}), JSON, 400, r"instances\[0\].*base64"),
-    "1,000 instances": (instances(*[GOOD] * 1000).replace(b64(PHOTO).encode(), b"QQ=="), JSON, 400, "at most 64"),
+    "1,000 instances": (
+        instances(*[GOOD] * 1000).replace(b64(PHOTO).encode(), b"QQ=="),
+        JSON,
+        400,
+        "at most 64",
+    ),
     "no instances": (b"{}", JSON, 400, "instances"),
     "empty instances": (instances(), JSON, 400, "at least one"),
     "array too shallow": (instances([[1, 2, 3], [4, 5, 6]]), JSON, 400, "shape"),
@@ -91,18 +98,34 @@ V1_BODIES = {
 V2_BODIES = {
     "malformed JSON": (b'{"inputs": [', 400, "not JSON"),
     "no inputs": (b"{}", 400, "inputs"),
-    "wrong datatype": (infer(datatype="INT64", shape=[1, 1, 1, 3], data=[1, 2, 3]), 400, "BYTES, UINT8 or FP32"),
+    "wrong datatype": (
+        infer(datatype="INT64", shape=[1, 1, 1, 3], data=[1, 2, 3]),
+        400,
+        "BYTES, UINT8 or FP32",
+    ),
     "wrong shape": (infer(datatype="UINT8", shape=[1, 2, 2, 4], data=[1] * 16), 400, "shape"),
     "shape without images": (infer(shape=[0], data=[]), 400, "shape"),
-    "fewer elements than the shape": (infer(datatype="FP32", shape=[1, 2, 2, 3], data=[1.0] * 11), 400, "elements"),
-    "strings in a UINT8 tensor": (infer(datatype="UINT8", shape=[1, 1, 1, 3], data=["1", "2", "3"]), 400, "numbers"),
+    "fewer elements than the shape": (
+        infer(datatype="FP32", shape=[1, 2, 2, 3], data=[1.0] * 11),
+        400,
+        "elements",
+    ),
+    "strings in a UINT8 tensor": (
+        infer(datatype="UINT8", shape=[1, 1, 1, 3], data=["1", "2", "3"]),
+        400,
+        "numbers",
+    ),
     "numbers in a BYTES tensor": (infer(data=[1]), 400, "base64 text"),
     "NaN": (infer(datatype="FP32", shape=[1, 1, 1, 3]).replace(b'["', b"[NaN").replace(b'"]', b"]"), 400, ""),
     "another input name": (infer(name="picture"), 400, "one input, 'image'"),
     "unknown output": (infer()[:-1] + b', "outputs": [{"name": "mask"}]}', 400, "no output 'mask'"),
     "unknown parameter": (infer()[:-1] + b', "parameters": {"speed": 9}}', 400, "speed"),
     "id as a number": (infer()[:-1] + b', "id": 7}', 400, "id"),
-    "binary size beyond the body": (infer(parameters={"binary_data_size": 10**9}).replace(b'"data"', b'"dat"'), 400, ""),
+    "binary size beyond the body": (
+        infer(parameters={"binary_data_size": 10**9}).replace(b'"data"', b'"dat"'),
+        400,
+        "",
+    ),
 }
 
 

@@ -86,7 +86,11 @@ def test_a_model_that_fails_its_checks_is_alive_and_never_ready(client, tmp_path
         while "not ready" not in server.log.read_text() and time.monotonic() < deadline:
             time.sleep(0.05)
         model = f"{server.url}/v2/models/{server.model}"
-        for path in (f"{model}/ready", f"{server.url}/v2/health/ready", f"{server.url}/v1/models/{server.model}"):
+        for path in (
+            f"{model}/ready",
+            f"{server.url}/v2/health/ready",
+            f"{server.url}/v1/models/{server.model}",
+        ):
             reply = client.get(path)
             assert reply.status_code == 503
             assert reason in reply.json()["error"]

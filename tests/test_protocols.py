@@ -64,7 +64,13 @@ def scores_by_triton_grpc(server: Server) -> np.ndarray:
 def by_kserve_client(server, tmp_path_factory):
     photo = tmp_path_factory.mktemp("photo") / "photo.jpg"
     photo.write_bytes(PHOTO)
-    command = [sys.executable, str(Path(__file__).parent / "kserve_client.py"), server.url, server.model, str(photo)]
+    command = [
+        sys.executable,
+        str(Path(__file__).parent / "kserve_client.py"),
+        server.url,
+        server.model,
+        str(photo),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
@@ -137,7 +143,11 @@ def test_grpc_takes_pixels_and_filters_outputs(server):
         assert triton.is_server_live()
         assert triton.is_server_ready()
         assert triton.is_model_ready(server.model)
-        assert {tensor.name for tensor in triton.get_model_metadata(server.model).outputs} == {"label", "score", "scores"}
+        assert {tensor.name for tensor in triton.get_model_metadata(server.model).outputs} == {
+            "label",
+            "score",
+            "scores",
+        }
 
 
 def test_v2_echoes_the_id_and_sends_the_requested_outputs_as_asked(client, server):
@@ -146,7 +156,10 @@ def test_v2_echoes_the_id_and_sends_the_requested_outputs_as_asked(client, serve
     assert reply["id"] == "seven"
     assert [output["name"] for output in reply["outputs"]] == ["score", "label"]
     assert "id" not in client.post(server.infer_url, json={"inputs": [v2_bytes()]}).json()
-    mixed = {"inputs": [v2_bytes()], "outputs": [{"name": "score", "parameters": {"binary_data": True}}, {"name": "label"}]}
+    mixed = {
+        "inputs": [v2_bytes()],
+        "outputs": [{"name": "score", "parameters": {"binary_data": True}}, {"name": "label"}],
+    }
     reply = client.post(server.infer_url, json=mixed)
     end = int(reply.headers["Inference-Header-Content-Length"])
     document = json.loads(reply.content[:end])
@@ -156,11 +169,15 @@ def test_v2_echoes_the_id_and_sends_the_requested_outputs_as_asked(client, serve
 
 def test_metadata_names_every_tensor_and_the_version(client, server):
     reply = client.get(f"{server.url}/v2/models/{server.model}").json()
-    version = client.post(server.predict_url, content=PHOTO, headers={"Content-Type": "image/jpeg"}).headers["Model-Version"]
+    version = client.post(server.predict_url, content=PHOTO, headers={"Content-Type": "image/jpeg"}).headers[
+        "Model-Version"
+    ]
     assert (reply["name"], reply["versions"]) == (server.model, [version])
     assert [tensor["name"] for tensor in reply["inputs"]] == ["image"]
     assert {tensor["name"]: tensor["shape"] for tensor in reply["outputs"]} == {
-        "label": [-1], "score": [-1], "scores": [-1, len(LABELS)]
+        "label": [-1],
+        "score": [-1],
+        "scores": [-1, len(LABELS)],
     }
     versioned = f"{server.url}/v2/models/{server.model}/versions/{version}"
     assert client.get(versioned).json() == reply
@@ -221,14 +238,25 @@ def test_the_request_id_comes_back_or_is_made(client, server):
 def test_one_access_line_per_request_and_none_for_probes(client, start_server):
     with start_server(log_format="json") as server:
         client.get(f"{server.url}/v2/health/live")
-        client.post(server.predict_url, content=PHOTO, headers={"Content-Type": "image/jpeg", "X-Request-Id": "line-1"})
-        client.post(server.predict_url, content=b"[", headers={"Content-Type": "application/json", "X-Request-Id": "line-2"})
+        client.post(
+            server.predict_url,
+            content=PHOTO,
+            headers={"Content-Type": "image/jpeg", "X-Request-Id": "line-1"},
+        )
+        client.post(
+            server.predict_url,
+            content=b"[",
+            headers={"Content-Type": "application/json", "X-Request-Id": "line-2"},
+        )
         server.stop()
         lines = [json.loads(line) for line in server.log.read_text().splitlines() if line.startswith("{")]
     access = [line for line in lines if line["logger"] == "model_server.access"]
     assert not [line for line in access if "health" in line["message"]]
     predictions = [line for line in access if ":predict" in line["message"]]
-    assert [(line["request_id"], line["status"]) for line in predictions] == [("line-1", 200), ("line-2", 400)]
+    assert [(line["request_id"], line["status"]) for line in predictions] == [
+        ("line-1", 200),
+        ("line-2", 400),
+    ]
     assert all("exception" not in line for line in lines)
 
 

@@ -10,7 +10,12 @@ from model_server import config, telemetry
 
 
 @click.command()
-@click.option("--model-dir", "--model_dir", type=click.Path(path_type=Path), help="Model bundle, or a plain model's folder.")
+@click.option(
+    "--model-dir",
+    "--model_dir",
+    type=click.Path(path_type=Path),
+    help="Model bundle, or a plain model's folder.",
+)
 @click.option("--model-name", "--model_name", help="Name in the URL.")
 @click.option("--runtime", help="litert, openvino, tensorflow or auto.")
 @click.option("--host", help="Address to listen on.")

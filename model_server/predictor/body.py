@@ -36,32 +36,26 @@ async def read(scope: Scope, receive: Receive, settings: PredictorSettings) -> b
     announced = header(scope, b"content-length")
     if announced.isdigit() and int(announced) > limit:
         raise PayloadTooLarge(f"The body has {int(announced):,} bytes; at most {limit:,} are allowed.")
-    message = await receive()
-    if not message.get("more_body", False) and message["type"] == "http.request":
-        return _within(bytes(message["body"]), limit)
     try:
         async with asyncio.timeout(settings.body_timeout_seconds):
-            return await _read_parts(message, receive, limit)
+            return await _read_parts(receive, limit)
     except TimeoutError:
         raise RequestTimeout(f"The body did not arrive within {settings.body_timeout_seconds:g} s.") from None
 
 
-async def _read_parts(message: Any, receive: Receive, limit: int) -> bytes:
-    parts = bytearray()
-    while True:
+async def _read_parts(receive: Receive, limit: int) -> bytes:
+    parts: list[bytes] = []
+    size, more = 0, True
+    while more:
+        message = await receive()
         if message["type"] == "http.disconnect":
             raise ClientDisconnect
-        parts += message.get("body", b"")
-        _within(parts, limit)
-        if not message.get("more_body", False):
-            return bytes(parts)
-        message = await receive()
-
-
-def _within(body: Any, limit: int) -> Any:
-    if len(body) > limit:
-        raise PayloadTooLarge(f"The body has more than the {limit:,} bytes that are allowed.")
-    return body
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+        if size > limit:
+            raise PayloadTooLarge(f"The body has more than the {limit:,} bytes that are allowed.")
+        more = message.get("more_body", False)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def media_type(scope: Scope) -> str:
@@ -75,7 +69,9 @@ def media_type(scope: Scope) -> str:
 def parse_json(body: bytes, max_values: int) -> dict[str, Any]:
     """Parse a JSON object; raises InvalidInput for anything else, for NaN, and for a key that stands twice."""
     if body.count(b",") >= max_values:
-        raise PayloadTooLarge(f"The JSON has more than {max_values:,} values; send the image encoded, or as a binary tensor.")
+        raise PayloadTooLarge(
+            f"The JSON has more than {max_values:,} values; send the image encoded, or as a binary tensor."
+        )
     try:
         document = _DECODER.decode(body.decode("utf-8"))
     except UnicodeDecodeError:

@@ -93,7 +93,7 @@ async def _answer(answer: Callable[..., Awaitable[Any]], request: Any, context: 
         reply = await answer(request, context)
         code = grpc.StatusCode.OK
         return reply
-    except Exception as error:  # noqa: BLE001 - the boundary of a call: every error becomes a status
+    except Exception as error:
         code, message = status_of(error)
         if code is grpc.StatusCode.INTERNAL:
             logger.exception("call failed")

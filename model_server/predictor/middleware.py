@@ -107,5 +107,9 @@ def _log_access(scope: Scope, status: int, seconds: float) -> None:
     level = logging.DEBUG if path in QUIET_PATHS or path.endswith("/ready") else logging.INFO
     if logger.isEnabledFor(level):
         client = scope.get("client")
-        fields = {"status": status, "duration_ms": round(seconds * 1000, 2), "client": client[0] if client else ""}
+        fields = {
+            "status": status,
+            "duration_ms": round(seconds * 1000, 2),
+            "client": client[0] if client else "",
+        }
         logger.log(level, "%s %s", scope["method"], path, extra=fields)

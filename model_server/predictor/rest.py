@@ -12,7 +12,7 @@ from starlette.types import ASGIApp
 
 from model_server.classifier import Picture
 from model_server.config import PredictorSettings
-from model_server.errors import Forbidden, UnsupportedMediaType
+from model_server.errors import Forbidden, NotSupported, UnsupportedMediaType
 from model_server.predictor import body, tensors, v1, v2
 from model_server.predictor.service import PredictorService
 from model_server.schema import BINARY_HEADER, MODEL_VERSION_HEADER, V1Reply
@@ -27,6 +27,7 @@ def build_router(service: PredictorService, settings: PredictorSettings, sdk: AS
         [
             Route("/v1/models/{model}:predict", routes.predict, methods=["POST"]),
             *(Route(f"{path}/infer", routes.infer, methods=["POST"]) for path in (model, version)),
+            Route("/v1/models/{model}:explain", routes.explain, methods=["POST"]),
             Route("/v2/health/ready", routes.server_ready, methods=["GET"]),
             *(Route(f"{path}/ready", routes.model_ready, methods=["GET"]) for path in (model, version)),
             *(Route(path, routes.metadata, methods=["GET"]) for path in (model, version)),
@@ -114,9 +115,15 @@ class Routes:
             }
         )
 
+    async def explain(self, _request: Request) -> Response:
+        """Refuse before the body is read, which the SDK would do without a limit."""
+        raise NotSupported("This server classifies; it has no explainer.")
+
     async def repository(self, _request: Request) -> Response:
-        """Loading and unloading: closed, for anybody who reaches the port could take the model away."""
-        raise Forbidden("Loading and unloading models by request is turned off; a pod serves the model it started with.")
+        """Refuse to load and unload: anybody who reaches the port could take the model away."""
+        raise Forbidden(
+            "Loading and unloading models by request is turned off; a pod serves the model it started with."
+        )
 
     def _reply(self, content: Any) -> Response:
         headers = {MODEL_VERSION_HEADER: self._service.version}

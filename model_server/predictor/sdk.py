@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from model_server import __version__
 from model_server.errors import InvalidInput
 from model_server.predictor import tensors
 from model_server.predictor.middleware import error_response
@@ -54,7 +55,7 @@ class PredictorModel(kserve.Model):  # type: ignore[misc]
         return self._service.ready
 
     def load(self) -> bool:
-        """Called by the SDK where a model is asked for before it is ready."""
+        """Refuse: the SDK calls this where a model is asked for before it is ready."""
         raise ModelNotReady(self.name)
 
     def get_input_types(self) -> list[dict[str, Any]]:
@@ -66,7 +67,10 @@ class PredictorModel(kserve.Model):  # type: ignore[misc]
         return tensors.describe_outputs(self._service.classifier)
 
     async def predict(
-        self, payload: InferRequest, headers: dict[str, str] | None = None, response_headers: dict[str, str] | None = None
+        self,
+        payload: InferRequest,
+        headers: dict[str, str] | None = None,  # noqa: ARG002 - the SDK passes both
+        response_headers: dict[str, str] | None = None,  # noqa: ARG002
     ) -> InferResponse:
         """Answer one gRPC request."""
         classifier = self._service.require(payload.model_name, payload.model_version or None)
@@ -76,7 +80,9 @@ class PredictorModel(kserve.Model):  # type: ignore[misc]
         pictures = tensors.pictures(inputs, self._max_instances)
         scores = await self._service.classify(pictures, tensors.INPUT)
         outputs = [_infer_output(tensor) for tensor in tensors.outputs(classifier, scores, requested)]
-        return InferResponse(payload.id, self.name, outputs, model_version=self._service.version, use_binary_outputs=True)
+        return InferResponse(
+            payload.id, self.name, outputs, model_version=self._service.version, use_binary_outputs=True
+        )
 
 
 def _input_tensor(tensor: InferInput) -> tensors.InputTensor:
@@ -90,7 +96,7 @@ def _infer_output(tensor: tensors.OutputTensor) -> InferOutput:
 
 
 class DataPlaneOfOneModel(DataPlane):  # type: ignore[misc]
-    """The SDK's data plane with a truthful server readiness."""
+    """The SDK's data plane with a truthful server readiness and metadata."""
 
     def __init__(self, service: PredictorService, registry: Any) -> None:
         super().__init__(model_registry=registry)
@@ -99,6 +105,10 @@ class DataPlaneOfOneModel(DataPlane):  # type: ignore[misc]
     async def ready(self) -> bool:
         """Whether the one model is ready."""
         return self._service.ready
+
+    def metadata(self) -> dict[str, Any]:
+        """Return V2 metadata of the server; loading models by request is no extension that it has."""
+        return {"name": "model-server", "version": __version__, "extensions": ["binary_tensor_data"]}
 
 
 def build_data_plane(service: PredictorService, max_instances: int) -> DataPlane:

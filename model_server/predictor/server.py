@@ -78,11 +78,11 @@ async def _serve(settings: PredictorSettings) -> None:
             asyncio.get_running_loop().add_signal_handler(number, stopping.set)
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         logger.info("listening", extra={"http": settings.predictor_port, "grpc": settings.predictor_grpc_port})
-        await stopping.wait()
+        await asyncio.wait({serving, asyncio.create_task(stopping.wait())}, return_when=asyncio.FIRST_COMPLETED)
         logger.info("stopping: finishing the requests in flight")
         server.should_exit = True
         if grpc_server:
-            await asyncio.gather(serving, grpc_server.stop(settings.shutdown_grace_seconds))
+            await grpc_server.stop(settings.shutdown_grace_seconds)
         await serving
         await loading
         await service.close()

@@ -75,6 +75,10 @@ class PredictorService:
             self._why_not_ready = str(error)
             logger.error("model not ready: %s", error)  # noqa: TRY400 - the sentence says it, a trace would not
             return
+        except Exception:
+            self._why_not_ready = "It could not be loaded; the server's log has the reason."
+            logger.exception("model not ready")
+            return
         manifest, runtime = loaded.bundle.manifest, loaded.model.runtime
         self._stages = self._build_stages(loaded)
         self._classifier = loaded
@@ -123,7 +127,9 @@ class PredictorService:
             return [Batcher(workers, max_batch=1, capacity=capacity)]
         decoders = Batcher([_decoder(loaded)] * self._threads, max_batch=1, capacity=capacity)
         # What was admitted to the first stage is never refused by the second.
-        inferrer = Batcher([_inferrer(loaded.session())], max_batch=self._settings.max_batch, capacity=2**31)
+        inferrer: Batcher[Any, Any] = Batcher(
+            [_inferrer(loaded.session())], max_batch=self._settings.max_batch, capacity=2**31
+        )
         return [decoders, inferrer]
 
 

@@ -17,7 +17,7 @@ from model_server.predictor.v1 import check_count, decode_base64
 
 INPUT = "image"
 OUTPUTS = ("label", "score", "scores")
-INPUT_DTYPES = {"UINT8": np.dtype(np.uint8), "FP32": np.dtype("<f4")}
+INPUT_DTYPES: dict[str, np.dtype[Any]] = {"UINT8": np.dtype(np.uint8), "FP32": np.dtype("<f4")}
 
 
 @dataclass(frozen=True)
@@ -60,9 +60,7 @@ def pictures(tensors: Sequence[InputTensor], max_instances: int) -> list[Picture
     return list(_pixels(tensor))
 
 
-def outputs(
-    classifier: Classifier, scores: NDArray[np.float32], requested: Sequence[str] | None
-) -> list[OutputTensor]:
+def outputs(classifier: Classifier, scores: NDArray[np.float32], requested: Sequence[str] | None) -> list[OutputTensor]:
     """Return the requested outputs, all where none is named; raises InvalidInput for one that does not exist."""
     best = scores.argmax(axis=1)
     labels = np.array([classifier.bundle.labels[index].encode() for index in best], dtype=np.object_)

@@ -48,7 +48,11 @@ def render(
     """Return the reply's body and the length of its JSON part, None where all of it is JSON."""
     described, appended = [], []
     for tensor in tensors:
-        entry: dict[str, Any] = {"name": tensor.name, "shape": list(tensor.values.shape), "datatype": tensor.datatype}
+        entry: dict[str, Any] = {
+            "name": tensor.name,
+            "shape": list(tensor.values.shape),
+            "datatype": tensor.datatype,
+        }
         if request.binary is None or tensor.name in request.binary:
             appended.append(tensor.raw())
             entry["parameters"] = {"binary_data_size": len(appended[-1])}

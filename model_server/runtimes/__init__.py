@@ -5,12 +5,12 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from model_server.config import RuntimeName
+from model_server.config import InputDtype, RuntimeName
 from model_server.errors import BundleError
 
 Session = Callable[[NDArray[Any]], NDArray[np.float32]]
@@ -26,7 +26,7 @@ class LoadedModel(Protocol):
     runtime: RuntimeName
     height: int
     width: int
-    dtype: str
+    dtype: InputDtype
     classes: int
     batches: bool
 
@@ -52,6 +52,14 @@ def load(runtime: RuntimeName, artifact: Path, threads: int) -> LoadedModel:
         first_line = str(error).strip().partition("\n")[0]
         raise BundleError(f"The runtime {runtime} cannot load {artifact}: {first_line}") from error
     return model
+
+
+def checked_dtype(artifact: Path, dtype: str) -> InputDtype:
+    """Return the type of an input; BundleError for one that pictures are not made into."""
+    known = get_args(InputDtype)
+    if dtype not in known:
+        raise BundleError(f"{artifact} takes input of type {dtype}; {', '.join(known)} are served.")
+    return cast("InputDtype", dtype)
 
 
 def checked_shape(artifact: Path, shape: list[int]) -> tuple[int, int]:

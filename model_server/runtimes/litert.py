@@ -10,7 +10,7 @@ from ai_edge_litert.interpreter import Interpreter
 from numpy.typing import NDArray
 
 from model_server.config import RuntimeName
-from model_server.runtimes import Session, checked_shape
+from model_server.runtimes import Session, checked_dtype, checked_shape
 
 
 class LiteRTModel:
@@ -24,7 +24,7 @@ class LiteRTModel:
         interpreter = self._interpreter()
         source, result = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
         self.height, self.width = checked_shape(artifact, source["shape"].tolist())
-        self.dtype: str = np.dtype(source["dtype"]).name
+        self.dtype = checked_dtype(artifact, np.dtype(source["dtype"]).name)
         self.classes = int(result["shape"][-1])
 
     def _interpreter(self) -> Any:

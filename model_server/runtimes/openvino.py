@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from model_server.config import RuntimeName
 from model_server.errors import BundleError
-from model_server.runtimes import Session, checked_shape
+from model_server.runtimes import Session, checked_dtype, checked_shape
 
 
 class OpenVINOModel:
@@ -34,7 +34,7 @@ class OpenVINOModel:
             "INFERENCE_PRECISION_HINT": "f32",
         }
         self._compiled = core.compile_model(model, "CPU", options)
-        self.dtype: str = self._compiled.input(0).get_element_type().to_dtype().name
+        self.dtype = checked_dtype(artifact, self._compiled.input(0).get_element_type().to_dtype().name)
         self.classes = int(self._compiled.output(0).shape[-1])
 
     def session(self) -> Session:
@@ -58,7 +58,9 @@ def _float_scores(model: openvino.Model, artifact: Path) -> openvino.Model:
         return model
     quantize = result.get_node().input(0).get_source_output().get_node()
     if quantize.get_type_name() != "FakeQuantize":
-        raise BundleError(f"{artifact}: OpenVINO gives scores of type {result.get_element_type()} that it cannot scale.")
+        raise BundleError(
+            f"{artifact}: OpenVINO gives scores of type {result.get_element_type()} that it cannot scale."
+        )
     return openvino.Model([quantize.input(0).get_source_output()], model.get_parameters())
 
 

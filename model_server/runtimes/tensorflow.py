@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from model_server.config import RuntimeName
 from model_server.errors import BundleError
-from model_server.runtimes import Session, checked_shape
+from model_server.runtimes import Session, checked_dtype, checked_shape
 
 
 class TensorFlowModel:
@@ -29,7 +29,7 @@ class TensorFlowModel:
         self._tf = tf
         function, shape, dtype = _keras(artifact) if artifact.suffix == ".keras" else _saved_model(artifact)
         self.height, self.width = checked_shape(artifact, [-1 if side is None else side for side in shape])
-        self.dtype: str = dtype
+        self.dtype = checked_dtype(artifact, dtype)
         signature = tf.TensorSpec((None, self.height, self.width, 3), dtype)
         self._function = tf.function(function, input_signature=[signature], autograph=False)
         self.classes = int(self._function.get_concrete_function().structured_outputs.shape[-1])
@@ -49,7 +49,9 @@ def _keras(artifact: Path) -> tuple[Any, list[int | None], str]:
 
     model = keras.models.load_model(artifact, compile=False)
     if len(model.inputs) != 1 or len(model.outputs) != 1:
-        raise BundleError(f"{artifact} has {len(model.inputs)} inputs and {len(model.outputs)} outputs; one of each is served.")
+        raise BundleError(
+            f"{artifact} has {len(model.inputs)} inputs and {len(model.outputs)} outputs; one of each is served."
+        )
     return lambda batch: model(batch, training=False), list(model.inputs[0].shape), str(model.inputs[0].dtype)
 
 
