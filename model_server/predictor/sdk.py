@@ -6,6 +6,7 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http import HTTPStatus
 from typing import Any
 
 from fastapi.exceptions import RequestValidationError
@@ -16,7 +17,7 @@ from starlette.responses import Response
 from model_server import __version__
 from model_server.errors import InvalidInput
 from model_server.predictor import tensors
-from model_server.predictor.middleware import error_response
+from model_server.predictor.middleware import UNEXPECTED, error_response
 from model_server.predictor.service import PredictorService
 
 
@@ -124,12 +125,17 @@ def build_application(data_plane: DataPlane) -> Any:
     rest.create_application()
     sdk_app.add_exception_handler(HTTPException, _http_error)
     sdk_app.add_exception_handler(RequestValidationError, _validation_error)
+    sdk_app.add_exception_handler(Exception, _unexpected_error)
     return sdk_app
 
 
 async def _http_error(_request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - what it is registered for
     return error_response(error.status_code, str(error.detail))
+
+
+async def _unexpected_error(_request: Request, _error: Exception) -> Response:
+    return error_response(HTTPStatus.INTERNAL_SERVER_ERROR, UNEXPECTED)
 
 
 async def _validation_error(_request: Request, error: Exception) -> Response:
