@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -69,13 +68,13 @@ def export(source: Path | None, output: Path, **options: Any) -> None:
     from model_server import exporter
     from model_server.exporter import progress
 
-    say = progress.on_stderr()
+    say, preparation = progress.on_stderr(), _preparation(options)
     with (
         tempfile.TemporaryDirectory() as scratch,
         exporter.new_folder(output, force=options["force"]) as folder,
     ):
         model, labels = _source(source, Path(scratch), options)
-        report = exporter.assemble(folder, model, _options(model, labels, options), say)
+        report = exporter.assemble(folder, model, _options(model, labels, preparation, options), say)
     click.echo(f"{output}: {summary(report)}")
 
 
@@ -97,11 +96,6 @@ def accuracy_in_words(manifest: Manifest) -> list[str]:
         return []
     before = "" if measured.before_quantization is None else f", {measured.before_quantization:.2%} before quantization"
     return [f"{measured.top1:.2%} of {measured.images:,} pictures right{before}"]
-
-
-def available_threads() -> int:
-    """Return the number of cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _source(path: Path | None, scratch: Path, options: dict[str, Any]) -> tuple[Source, list[str]]:
@@ -131,8 +125,8 @@ def _architecture(
     return exporter.find(scratch / f"{name}.keras"), labels or [f"class-{number}" for number in range(classes)]
 
 
-def _options(model: Source, labels: list[str], options: dict[str, Any]) -> Options:
-    from model_server import exporter
+def _options(model: Source, labels: list[str], preparation: Preparation, options: dict[str, Any]) -> Options:
+    from model_server import exporter, runtimes
     from model_server.exporter import pictures
 
     evaluate = options["evaluate"]
@@ -140,7 +134,7 @@ def _options(model: Source, labels: list[str], options: dict[str, Any]) -> Optio
         name=options["name"] or model.path.stem,
         labels=labels,
         version=options["version"],
-        preparation=_preparation(options),
+        preparation=preparation,
         quantize=options["quantize"],
         calibration=options["calibration"],
         evaluation=pictures.by_folder(evaluate) if evaluate else None,
@@ -148,7 +142,7 @@ def _options(model: Source, labels: list[str], options: dict[str, Any]) -> Optio
         keep_original=options["keep_original"],
         trained_on=options["trained_on"],
         licence=options["licence"],
-        threads=available_threads(),
+        threads=runtimes.cores(),
     )
 
 

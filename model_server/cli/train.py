@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from model_server.cli.export import available_threads, summary
+from model_server.cli.export import summary
 
 if TYPE_CHECKING:
     from model_server.training.trainer import Training
@@ -49,6 +49,7 @@ def train(data: Path, output: Path, **options: Any) -> None:
 
 
 def _training(data: Path, output: Path, options: dict[str, Any]) -> Training:
+    from model_server import runtimes
     from model_server.training.fit import Recipe
     from model_server.training.trainer import Training
 
@@ -70,5 +71,5 @@ def _training(data: Path, output: Path, options: dict[str, Any]) -> Training:
         trained_on=options["trained_on"],
         licence=options["licence"],
         restart=options["restart"],
-        threads=available_threads(),
+        threads=runtimes.cores(),
     )

@@ -96,6 +96,7 @@ def _applications() -> keras.applications:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import keras
 
+    keras.config.disable_interactive_logging()  # or it reports downloads on stdout
     return keras.applications
 
 
