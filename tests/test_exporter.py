@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import shutil
@@ -20,7 +21,7 @@ from model_server.bundle import InputSpec
 from model_server.cli.export import export
 from model_server.cli.inspect import inspect
 from model_server.errors import BundleError, ExportError
-from model_server.exporter import SCALINGS, Preparation, architectures, golden, parity
+from model_server.exporter import SCALINGS, Preparation, architectures, golden, parity, progress
 from model_server.exporter.pictures import OWN_FILES
 
 SIDE = 24
@@ -392,6 +393,23 @@ def test_the_summary_is_one_line_and_inspect_reads_it_back(models, pictures, tmp
     assert "not run" in CliRunner().invoke(inspect, [str(output), "--no-check"]).stdout
     manifest = json.loads(CliRunner().invoke(inspect, [str(output), "--json"]).stdout)
     assert manifest == json.loads((output / "model.json").read_text())
+
+
+def test_progress_is_one_line_of_a_terminal_and_nothing_elsewhere(monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    for stream, expected in [
+        (Terminal(), "\r\x1b[KConverting …\r\x1b[KSteps 1 of 2\r\x1b[K\r\x1b[K"),
+        (io.StringIO(), ""),
+    ]:
+        monkeypatch.setattr(sys, "stderr", stream)
+        with progress.on_stderr() as say:
+            say("Converting", 0, 0)
+            say("Steps", 1, 2)
+            say("Steps", 2, 2)
+        assert stream.getvalue() == expected
 
 
 def test_the_imagenet_network_keeps_its_answers(imagenet, run):

@@ -68,8 +68,9 @@ def export(source: Path | None, output: Path, **options: Any) -> None:
     from model_server import exporter
     from model_server.exporter import progress
 
-    say, preparation = progress.on_stderr(), _preparation(options)
+    preparation = _preparation(options)
     with (
+        progress.on_stderr() as say,
         tempfile.TemporaryDirectory() as scratch,
         exporter.new_folder(output, force=options["force"]) as folder,
     ):

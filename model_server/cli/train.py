@@ -43,8 +43,9 @@ def train(data: Path, output: Path, **options: Any) -> None:
     from model_server.training import trainer
     from model_server.training.fit import Listener
 
-    listener = Listener(progress.on_stderr(), lambda line: click.echo(line, err=True))
-    report = trainer.train(_training(data, output, options), output, listener, force=options["force"])
+    with progress.on_stderr() as say:
+        listener = Listener(say, lambda line: click.echo(line, err=True))
+        report = trainer.train(_training(data, output, options), output, listener, force=options["force"])
     click.echo(f"{output}: {summary(report)}")
 
 

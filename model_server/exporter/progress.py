@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 Progress = Callable[[str, int, int], None]
 """Told what is being done, how many parts of it are done, and of how many; 0 of 0 if that is unknown."""
@@ -15,13 +16,27 @@ def silent(_what: str, _done: int, _total: int) -> None:
     """Say nothing."""
 
 
-def on_stderr() -> Progress:
-    """Return a function that keeps one line of stderr up to date, or is silent where that is no terminal."""
-    return _line if sys.stderr.isatty() else silent
+@contextlib.contextmanager
+def on_stderr() -> Iterator[Progress]:
+    """Give a function that keeps one line of stderr up to date, or is silent where that is no terminal."""
+    if not sys.stderr.isatty():
+        yield silent
+        return
+    try:
+        yield _show
+    finally:
+        _write("")
 
 
-def _line(what: str, done: int, total: int) -> None:
-    count = f": {done:,} of {total:,}" if total else " …"
-    end = "" if done < total or not total else ERASE_LINE
-    sys.stderr.write(f"{ERASE_LINE}{what}{count}{end}")
+def _show(what: str, done: int, total: int) -> None:
+    if total == 0:
+        _write(f"{what} …")
+    elif done == total:
+        _write("")
+    elif done % (total // 100 + 1) == 0:
+        _write(f"{what} {done:,} of {total:,}")
+
+
+def _write(line: str) -> None:
+    sys.stderr.write(ERASE_LINE + line)
     sys.stderr.flush()

@@ -37,7 +37,7 @@ def draw(counts: Confusion, labels: Sequence[str], title: str, path: Path) -> No
     if len(labels) <= MOST_CLASSES_WRITTEN:
         _write_cells(axes, counts, shares)
     axes.set_title(f"{title}\n{top1(counts):.2%} of {counts.sum():,} pictures right")
-    bar = figure.colorbar(shown, ax=axes, shrink=0.8, label="share of the true class")
+    bar = figure.colorbar(shown, ax=axes, shrink=0.8, aspect=30, label="share of the true class")
     ticks = np.array([0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1])
     bar.set_ticks(np.sqrt(ticks).tolist(), labels=[f"{tick:.0%}" for tick in ticks])
     FigureCanvasAgg(figure).print_png(path, metadata={"Software": None})
