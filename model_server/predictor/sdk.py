@@ -81,9 +81,7 @@ class PredictorModel(kserve.Model):  # type: ignore[misc]
         pictures = tensors.pictures(inputs, self._max_instances)
         scores = await self._service.classify(pictures, tensors.INPUT)
         outputs = [_infer_output(tensor) for tensor in tensors.outputs(classifier, scores, requested)]
-        return InferResponse(
-            payload.id, self.name, outputs, model_version=self._service.version, use_binary_outputs=True
-        )
+        return InferResponse(payload.id, self.name, outputs, model_version=self._service.version)
 
 
 def _input_tensor(tensor: InferInput) -> tensors.InputTensor:
