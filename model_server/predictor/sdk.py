@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
@@ -30,6 +31,9 @@ def _no_arguments() -> Iterator[None]:
     finally:
         sys.argv = arguments
 
+
+# Said once a process by FastAPI of the response class that the SDK gives its application; not ours to change.
+warnings.filterwarnings("ignore", message="ORJSONResponse is deprecated")
 
 with _no_arguments():
     import kserve
