@@ -19,7 +19,9 @@ from model_server.errors import ExportError
 from model_server.exporter.pictures import OWN_FILES
 from model_server.exporter.progress import silent
 from model_server.training import confusion, dataset, trainer
-from model_server.training.fit import Listener, Recipe, one_cycle
+from model_server.training.augmentation import augment, mix
+from model_server.training.fit import Listener
+from model_server.training.recipe import Cycle, Recipe, one_cycle
 
 SPEC = InputSpec(height=16, width=16, crop_fraction=1.0)
 
@@ -115,22 +117,45 @@ def test_an_unreadable_picture_is_named(tmp_path, pack):
 
 
 def test_the_learning_rate_rises_and_falls_to_zero():
-    rate = one_cycle(Recipe(epochs=10, peak_learning_rate=0.5, warmup_fraction=0.2), steps_per_epoch=10)
+    rate = one_cycle(Cycle(10, 0.5, 0.2, cutmix=False), steps_per_epoch=10)
     assert [float(rate(step)) for step in (0, 10, 20, 60, 100)] == pytest.approx([0, 0.25, 0.5, 0.25, 0])
+
+
+def test_the_default_recipe_has_two_cycles_and_one_epoch_has_one():
+    assert Recipe().cycles() == [Cycle(30, 0.25, 0.2, cutmix=False), Cycle(24, 0.15, 0.1, cutmix=True)]
+    assert Recipe(epochs=1).cycles() == [Cycle(1, 0.25, 0.2, cutmix=False)]
+
+
+def test_augmented_pictures_stay_in_range_and_differ():
+    pictures = augment(np.random.default_rng(1).integers(0, 256, (8, 16, 16, 3), dtype=np.uint8)).numpy()
+    assert (pictures.shape, pictures.dtype) == ((8, 16, 16, 3), np.float32)
+    assert pictures.min() >= -1
+    assert pictures.max() <= 1
+    assert ((pictures == 0).all(axis=-1).sum(axis=(1, 2)) > 0).any()
+
+
+def test_mixed_targets_are_shares_of_the_area():
+    plain = np.arange(64, dtype=np.float32).reshape(64, 1, 1, 1) * np.ones((1, 16, 16, 3), np.float32)
+    pictures, targets = (tensor.numpy() for tensor in mix(plain, np.eye(64, dtype=np.float32)))
+    assert targets.sum(axis=1) == pytest.approx(1)
+    own = (pictures[..., 0] == np.arange(64).reshape(64, 1, 1)).mean(axis=(1, 2))
+    assert targets.diagonal() == pytest.approx(own)
+    assert 16 <= (own < 1).sum() <= 48
 
 
 class Interrupted(Exception):
     pass
 
 
-def test_training_goes_on_where_it_stopped_and_ends_in_a_bundle(pictures, tmp_path):
+@pytest.mark.parametrize("stop", [1, 3])
+def test_training_goes_on_where_it_stopped_and_ends_in_a_bundle(pictures, tmp_path, stop):
     recipe = Recipe(epochs=4, batch_size=20, peak_learning_rate=0.02)
     training = trainer.Training(pictures, tmp_path / "work", "weather", size=16, recipe=recipe, licence="CC0-1.0")
     told: list[str] = []
 
     def interrupt(line: str) -> None:
         told.append(line)
-        if line.startswith("Epoch 3"):
+        if line.startswith(f"Epoch {stop}"):
             raise Interrupted
 
     with pytest.raises(Interrupted):
@@ -143,7 +168,7 @@ def test_training_goes_on_where_it_stopped_and_ends_in_a_bundle(pictures, tmp_pa
 
     manifest = report.manifest
     assert (manifest.name, manifest.quantization, manifest.licence) == ("weather", "float16", "CC0-1.0")
-    assert manifest.trained_on.startswith("weather.zip: 40 pictures of 2 classes; 4 epochs in batches of 20")
+    assert manifest.trained_on.startswith("weather.zip: 40 pictures of 2 classes, at 16 x 16; shifted, mirrored")
     assert (manifest.input.height, manifest.input.crop_fraction) == (16, 1.0)
     assert manifest.accuracy.images == 8
     assert np.sum(manifest.accuracy.confusion) == 8

@@ -21,9 +21,11 @@ if TYPE_CHECKING:
 @click.option("--name", help="Name in the URL. Default: the output folder's.")
 @click.option("--version", default="1", show_default=True, help="Version that replies carry.")
 @click.option("--size", type=click.IntRange(16, 512), default=32, show_default=True, help="Side of the model's input.")
-@click.option("--epochs", type=click.IntRange(1), help="Passes over the training pictures.  [default: 30]")
+@click.option("--epochs", type=click.IntRange(1), help="Passes over the training pictures.  [default: 54]")
 @click.option("--batch-size", type=click.IntRange(1), help="Pictures in one step.  [default: 250]")
-@click.option("--learning-rate", type=click.FloatRange(0, min_open=True), help="Peak of the cycle.  [default: 0.25]")
+@click.option(
+    "--learning-rate", type=click.FloatRange(0, min_open=True), help="Peak of the first cycle.  [default: 0.25]"
+)
 @click.option("--seed", type=int, help="Of weights, order and augmentation.  [default: 1]")
 @click.option("--quantize", type=click.Choice(["none", "float16"]), default="float16", show_default=True)
 @click.option(
@@ -51,7 +53,7 @@ def train(data: Path, output: Path, **options: Any) -> None:
 
 def _training(data: Path, output: Path, options: dict[str, Any]) -> Training:
     from model_server import runtimes
-    from model_server.training.fit import Recipe
+    from model_server.training.recipe import Recipe
     from model_server.training.trainer import Training
 
     output = output.absolute()

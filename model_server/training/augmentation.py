@@ -1,4 +1,4 @@
-"""Random changes to training pictures that leave their class as it is."""
+"""Random changes to training pictures."""
 
 from __future__ import annotations
 
@@ -31,6 +31,27 @@ def augment(images: tf.Tensor) -> tf.Tensor:
     inside = (span >= corner) & (span < corner + hole)
     blank = inside[0][:, :, None] & inside[1][:, None, :]
     return tf.where(blank[..., None], 0.0, scaled)
+
+
+def mix(pictures: tf.Tensor, targets: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Lay a box of another picture over one in two, and share the target by area (https://arxiv.org/abs/1905.04899).
+
+    Pictures float32 [N, S, S, 3] and targets float32 [N, classes] that sum to 1, both in and out.
+    """
+    import tensorflow as tf
+
+    count, size = tf.shape(pictures)[0], pictures.shape[1]
+    span = tf.range(size)
+    side = size * tf.sqrt(tf.random.uniform((count, 1)))
+    mixed = tf.random.uniform((count, 1)) < 0.5
+    side = tf.cast(tf.where(mixed, side, 0.0), tf.int32)
+
+    corner = tf.random.uniform((2, count, 1), 0, size, tf.int32) - side // 2
+    inside = (span >= corner) & (span < corner + side)
+    box = inside[0][:, :, None] & inside[1][:, None, :]
+    share = tf.reduce_mean(tf.cast(box, tf.float32), axis=[1, 2])[:, None]
+    others, their_targets = tf.roll(pictures, 1, axis=0), tf.roll(targets, 1, axis=0)
+    return tf.where(box[..., None], others, pictures), targets * (1 - share) + their_targets * share
 
 
 def scale(images: tf.Tensor) -> tf.Tensor:

@@ -1,4 +1,4 @@
-"""Fitting the network: one-cycle schedule, label smoothing, checkpoints."""
+"""Fitting the network, cycle after cycle, with a checkpoint an epoch."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from model_server.exporter.progress import Progress
-from model_server.training.augmentation import augment, scale
+from model_server.training.augmentation import augment, mix, scale
 from model_server.training.dataset import Split
 from model_server.training.network import build_network
+from model_server.training.recipe import Cycle, Recipe, one_cycle
 
 if TYPE_CHECKING:
     import keras
@@ -27,49 +28,6 @@ class Listener:
 
     step: Progress
     epoch: Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Hyperparameters of one fit.
-
-    The weight decay is decoupled from momentum (Keras applies it to the step, not to the gradient), so it
-    stands for ten times as much as the same figure in recipes for coupled L2 at momentum 0.9.
-    """
-
-    epochs: int = 30
-    batch_size: int = 250
-    peak_learning_rate: float = 0.25
-    warmup_fraction: float = 0.2
-    momentum: float = 0.9
-    weight_decay: float = 5e-3
-    label_smoothing: float = 0.1
-    seed: int = 1
-
-    def in_words(self) -> str:
-        """Return the recipe as a phrase."""
-        return (
-            f"{self.epochs} epochs in batches of {self.batch_size}, SGD with one cycle up to a learning rate of "
-            f"{self.peak_learning_rate:g}, weight decay {self.weight_decay:g}, label smoothing "
-            f"{self.label_smoothing:g}; shifted, mirrored and cut-out pictures"
-        )
-
-
-def one_cycle(recipe: Recipe, steps_per_epoch: int) -> Any:
-    """Return the schedule of https://arxiv.org/abs/1708.07120: linear up, then linear down to zero."""
-    import keras
-    import tensorflow as tf
-
-    total = recipe.epochs * steps_per_epoch
-    warmup = recipe.warmup_fraction * total
-
-    class OneCycle(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[misc]
-        def __call__(self, step: tf.Tensor) -> tf.Tensor:
-            step = tf.cast(step, tf.float32)
-            rising, falling = step / warmup, (total - step) / (total - warmup)
-            return recipe.peak_learning_rate * tf.maximum(tf.minimum(rising, falling), 0.0)
-
-    return OneCycle()
 
 
 def fast_precision() -> str:
@@ -95,54 +53,73 @@ def fit(train: Split, test: Split, recipe: Recipe, checkpoint: Path, listener: L
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import keras
 
-    keras.utils.set_random_seed(recipe.seed)
-    size, classes = train.images.shape[1], int(train.classes.max()) + 1
-    batch = min(recipe.batch_size, len(train.images))
-    steps = len(train.images) // batch
     keras.mixed_precision.set_global_policy(fast_precision())
     try:
-        model = _compiled(size, classes, recipe, steps)
-        model.fit(
-            _training_batches(train, classes, batch),
-            epochs=recipe.epochs,
-            shuffle=False,
-            validation_data=_test_batches(test, classes),
-            validation_freq=5,
-            verbose=0,
-            callbacks=[
-                keras.callbacks.BackupAndRestore(str(checkpoint), delete_checkpoint=False),
-                _teller(recipe, steps, listener),
-            ],
-        )
+        weights, before = None, 0
+        for number, cycle in enumerate(recipe.cycles()):
+            keras.utils.set_random_seed(recipe.seed + number)
+            tell = _teller(recipe, before, listener)
+            weights = _run(cycle, recipe, (train, test), weights, [_backup(checkpoint / str(number)), tell])
+            before += cycle.epochs
     finally:
         keras.mixed_precision.set_global_policy("float32")
-    final = build_network(size, classes)
-    final.set_weights(model.get_weights())
+    final = build_network(*_shape(train))
+    final.set_weights(weights)
     return final
 
 
-def _compiled(size: int, classes: int, recipe: Recipe, steps: int) -> keras.Model:
+def _run(
+    cycle: Cycle, recipe: Recipe, splits: tuple[Split, Split], weights: Any, callbacks: list[keras.callbacks.Callback]
+) -> Any:
+    """Train one cycle from ``weights``, or from random ones; return the weights it ends with."""
+    train, test = splits
+    batch = min(recipe.batch_size, len(train.images))
+    model = build_network(*_shape(train))
+    if weights is not None:
+        model.set_weights(weights)
+    _compile(model, cycle, recipe, len(train.images) // batch)
+    model.fit(
+        _training_batches(train, batch, cutmix=cycle.cutmix),
+        epochs=cycle.epochs,
+        shuffle=False,
+        validation_data=_test_batches(test, _shape(train)[1]),
+        validation_freq=5,
+        verbose=0,
+        callbacks=callbacks,
+    )
+    return model.get_weights()
+
+
+def _shape(train: Split) -> tuple[int, int]:
+    """Return the pictures' side and the number of classes."""
+    return train.images.shape[1], int(train.classes.max()) + 1
+
+
+def _compile(model: keras.Model, cycle: Cycle, recipe: Recipe, steps: int) -> None:
     import keras
 
-    model = build_network(size, classes)
     optimizer = keras.optimizers.SGD(
-        one_cycle(recipe, steps), momentum=recipe.momentum, nesterov=True, weight_decay=recipe.weight_decay
+        one_cycle(cycle, steps), momentum=recipe.momentum, nesterov=True, weight_decay=recipe.weight_decay
     )
     optimizer.exclude_from_weight_decay(var_names=["gamma", "beta", "bias"])
     loss = keras.losses.CategoricalCrossentropy(label_smoothing=recipe.label_smoothing)
     model.compile(optimizer, loss, metrics=["accuracy"])
-    return model
 
 
-def _training_batches(train: Split, classes: int, size: int) -> tf.data.Dataset:
+def _training_batches(train: Split, size: int, *, cutmix: bool) -> tf.data.Dataset:
     import tensorflow as tf
 
-    hot = tf.eye(classes)
+    hot = tf.eye(_shape(train)[1])
+
+    def prepare(images: tf.Tensor, numbers: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        pictures, targets = augment(images), tf.gather(hot, numbers)
+        return mix(pictures, targets) if cutmix else (pictures, targets)
+
     return (
         tf.data.Dataset.from_tensor_slices((train.images, train.classes))
         .shuffle(len(train.images))
         .batch(size, drop_remainder=True)
-        .map(lambda images, numbers: (augment(images), tf.gather(hot, numbers)), num_parallel_calls=1)
+        .map(prepare, num_parallel_calls=1)
         .prefetch(2)
     )
 
@@ -158,20 +135,27 @@ def _test_batches(test: Split, classes: int) -> tf.data.Dataset:
     )
 
 
-def _teller(recipe: Recipe, steps: int, listener: Listener) -> keras.callbacks.Callback:
-    """Return the callback that tells ``listener``."""
+def _backup(folder: Path) -> keras.callbacks.Callback:
+    import keras
+
+    # Kept when the cycle ends: the next one begins where this left off, also after an interruption.
+    return keras.callbacks.BackupAndRestore(str(folder), delete_checkpoint=False)
+
+
+def _teller(recipe: Recipe, before: int, listener: Listener) -> keras.callbacks.Callback:
+    """Return the callback that tells ``listener``; ``before`` epochs belong to earlier cycles."""
     import keras
 
     class Teller(keras.callbacks.Callback):  # type: ignore[misc]
         def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:  # noqa: ARG002
-            self.what, self.started = f"Epoch {epoch + 1} of {recipe.epochs}, step", time.monotonic()
+            self.what, self.started = f"Epoch {before + epoch + 1} of {recipe.epochs}", time.monotonic()
 
         def on_train_batch_end(self, batch: int, logs: Any = None) -> None:  # noqa: ARG002
-            listener.step(self.what, batch + 1, steps)
+            listener.step(f"{self.what}, step", batch + 1, self.params["steps"])
 
-        def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
+        def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:  # noqa: ARG002
             seconds = time.monotonic() - self.started
-            line = f"Epoch {epoch + 1} of {recipe.epochs}: loss {logs['loss']:.4f}, train {logs['accuracy']:.2%}"
+            line = f"{self.what}: loss {logs['loss']:.4f}, train {logs['accuracy']:.2%}"
             tested = f", test {logs['val_accuracy']:.2%}" if "val_accuracy" in logs else ""
             listener.epoch(f"{line}{tested}, {seconds:.0f} s")
 

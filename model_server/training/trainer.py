@@ -16,7 +16,8 @@ from model_server.exporter.convert import Quantization
 from model_server.exporter.pictures import LabelledPictures
 from model_server.exporter.source import require_tensorflow
 from model_server.training import confusion, dataset
-from model_server.training.fit import Listener, Recipe, fit
+from model_server.training.fit import Listener, fit
+from model_server.training.recipe import Recipe
 
 MODEL, SETTINGS, CHECKPOINT = "model.keras", "settings.json", "checkpoint"
 CONFUSION = "confusion.png"
@@ -121,4 +122,4 @@ def _check_settings(work: Path, settings: dict[str, object]) -> None:
 
 def _trained_on(training: Training, train: LabelledPictures) -> str:
     counted = f"{training.data.name}: {len(train):,} pictures of {len(train.labels)} classes"
-    return f"{training.trained_on or counted}; {training.recipe.in_words()}, at {training.size} x {training.size}"
+    return f"{training.trained_on or counted}, at {training.size} x {training.size}; {training.recipe.in_words()}"
