@@ -1,0 +1,165 @@
+"""A bundle vouches for each of its files, and proves by its golden images that it is served as it was made."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from conftest import DEFAULT_BUNDLE
+from model_server import bundle as bundles
+from model_server import classifier
+from model_server.cli.inspect import inspect
+from model_server.errors import BundleError
+from model_server.exporter.pictures import OWN_FILES
+
+
+@pytest.fixture
+def bundle(tmp_path) -> Path:
+    return Path(shutil.copytree(DEFAULT_BUNDLE, tmp_path / "bundle"))
+
+
+def load(path: Path, runtime: str = "auto") -> classifier.Classifier:
+    return classifier.load(path, runtime, 1, OWN_FILES)
+
+
+def edit(path: Path, change: Callable[[dict], object]) -> None:
+    manifest = json.loads((path / "model.json").read_text())
+    change(manifest)
+    (path / "model.json").write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize("runtime", ["litert", "openvino"])
+def test_the_shipped_model_passes_its_golden_check(runtime):
+    loaded = load(DEFAULT_BUNDLE, runtime)
+    loaded.check_golden()
+    assert len(loaded.bundle.manifest.golden) >= 6
+
+
+def test_the_shipped_model_states_what_it_is():
+    loaded = bundles.read(DEFAULT_BUNDLE)
+    manifest = loaded.manifest
+    assert (manifest.name, len(loaded.labels)) == ("cifar10", 10)
+    assert manifest.accuracy.images == 10_000
+    assert manifest.accuracy.top1 >= 0.91
+    assert set(manifest.accuracy.per_class) == set(loaded.labels)
+    assert "CIFAR-10" in manifest.trained_on
+    assert manifest.licence.startswith("Apache-2.0")
+    assert (DEFAULT_BUNDLE / manifest.artifact).stat().st_size < 3_000_000
+
+
+def alter_a_byte(path: Path) -> None:
+    content = bytearray((path / "model.tflite").read_bytes())
+    content[len(content) // 2] ^= 1
+    (path / "model.tflite").write_bytes(content)
+
+
+def swap_two_labels(path: Path) -> None:
+    first, second, *others = (path / "labels.txt").read_text().splitlines()
+    (path / "labels.txt").write_text("\n".join([second, first, *others]) + "\n")
+
+
+@pytest.mark.parametrize(
+    ("tamper", "message"),
+    [
+        (alter_a_byte, r"model.tflite has been altered: its sha256 is not the manifest's"),
+        (swap_two_labels, r"labels.txt has been altered"),
+        (lambda path: (path / "model.tflite").unlink(), r"model.tflite is missing"),
+        (lambda path: (path / "labels.txt").unlink(), r"labels.txt is missing"),
+        (lambda path: (path / "golden" / "disc.png").unlink(), r"golden/disc.png is missing"),
+        (lambda path: (path / "golden" / "more.png").write_bytes(b"?"), r"golden/more.png is not listed in model.json"),
+        (lambda path: (path / "model.keras").write_bytes(b"?"), r"model.keras is not listed in model.json"),
+        (lambda path: (path / "model.json").write_text("{"), r"model.json: the document: Invalid JSON"),
+        (lambda path: (path / "model.json").write_text("[]"), r"model.json: the document: "),
+        (lambda path: edit(path, lambda m: m.update(artifact="../model.tflite")), r"artifact: .*inside the bundle"),
+        (lambda path: edit(path, lambda m: m.update(labels="/etc/passwd")), r"labels: .*inside the bundle"),
+        (lambda path: edit(path, lambda m: m["golden"][0].update(file="../x")), r"golden.0.file: .*inside the bundle"),
+        (lambda path: edit(path, lambda m: m.update(sha256={"../x": ""})), r"sha256.*inside the bundle"),
+        (lambda path: edit(path, lambda m: m.pop("input")), r"input: Field required"),
+        (lambda path: edit(path, lambda m: m.update(colour="red")), r"colour: Extra inputs are not permitted"),
+        (lambda path: edit(path, lambda m: m.update(format=2)), r"format: Input should be 1"),
+        (lambda path: edit(path, lambda m: m["input"].update(height=64)), r"says input 64 x 32 .* takes 32 x 32"),
+        (lambda path: edit(path, lambda m: m["input"].update(dtype="uint8")), r"32 x 32 uint8, .* 32 x 32 float32"),
+    ],
+)
+def test_a_tampered_bundle_is_refused_in_a_sentence(bundle, tamper, message):
+    tamper(bundle)
+    with pytest.raises(BundleError, match=message):
+        load(bundle)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m: m["input"].update(scale=[1 / 255] * 3, offset=[0, 0, 0]), r"Golden image .* differs: expected"),
+        (lambda m: m["input"].update(channels="bgr"), r"Golden image .* differs: expected"),
+        (lambda m: m["golden"][0]["scores"].reverse(), r"gradient.png differs: expected"),
+        (lambda m: m["golden"][0]["scores"].pop(), r"gradient.png: its label or scores do not fit the 10 labels"),
+        (lambda m: m["golden"][0].update(label="dragon"), r"gradient.png: its label or scores do not fit"),
+        (lambda m: m["golden"][0].update(file="labels.txt"), r"labels.txt cannot be read: The data is not an image"),
+        (lambda m: m["golden"][0].update(file="golden/none.png"), r"golden/none.png cannot be read"),
+    ],
+)
+def test_the_golden_check_refuses_in_a_sentence(bundle, change, message):
+    edit(bundle, change)
+    with pytest.raises(BundleError, match=message):
+        load(bundle).check_golden()
+
+
+def test_a_change_within_the_tolerance_passes(bundle):
+    def nudge(manifest: dict) -> None:
+        manifest["golden"][0]["scores"][0] += manifest["tolerance"] / 10
+
+    edit(bundle, nudge)
+    load(bundle).check_golden()
+
+
+def test_a_folder_without_manifest_is_read_and_hashed(bundle, tmp_path):
+    (bundle / "model.json").unlink()
+    plain = load(bundle)
+    assert not plain.bundle.proven
+    assert len(plain.bundle.manifest.version) == 12
+    shown = CliRunner().invoke(inspect, [str(bundle)]).stdout
+    assert "no manifest, nothing to verify" in shown
+    assert "none to check" in shown
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(BundleError, match=r"it has no model.json, model.tflite, model.keras or saved_model/"):
+        load(tmp_path / "empty")
+
+
+def test_what_a_runtime_cannot_load_is_refused(bundle):
+    with pytest.raises(BundleError, match=r"nothing that the runtime tensorflow can load"):
+        load(bundle, "tensorflow")
+    (bundle / "model.tflite").write_bytes(b"no model")
+    edit(bundle, lambda m: m["sha256"].update(bundles.hash_files(bundle, "model.tflite")))
+    with pytest.raises(BundleError, match=r"The runtime litert cannot load .*model.tflite"):
+        load(bundle)
+
+
+def test_inspect_shows_the_shipped_model():
+    shown = CliRunner().invoke(inspect, [str(DEFAULT_BUNDLE)]).stdout
+    for text in (
+        "cifar10 1",
+        "32 x 32 RGB float32, -1 to 1",
+        "airplane; automobile",
+        "hashes verified",
+        "7 images agree",
+    ):
+        assert text in shown
+    assert shown.count("%") >= 11
+
+
+def test_inspect_of_a_broken_bundle_is_one_sentence_and_status_1(bundle):
+    alter_a_byte(bundle)
+    command = [sys.executable, "-m", "model_server", "inspect", str(bundle)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("model-server: ")
+    assert done.stderr.count("\n") == 1
+    assert "model.tflite has been altered" in done.stderr
