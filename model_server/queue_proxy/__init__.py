@@ -1,0 +1,1 @@
+"""The one door: requests pass through or are queued, and nothing accepted is lost."""
