@@ -13,7 +13,7 @@ import click
 from model_server import __version__
 from model_server.errors import ModelServerError, SettingsError
 
-COMMANDS = ("predictor", "classify", "export", "inspect", "train", "settings")
+COMMANDS = ("up", "predictor", "classify", "submit", "export", "inspect", "train", "settings")
 
 
 class Commands(click.Group):

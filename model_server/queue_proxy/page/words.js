@@ -17,7 +17,7 @@ export function duration(from, to) {
 
 function seconds(value) {
   if (value < 0.9995) return `${Math.round(value * 1000)} ms`;
-  if (value < 59.95) return `${value.toFixed(1)} s`;
+  if (value < 59.95) return `${Number.isInteger(value) ? value : value.toFixed(1)} s`;
   const whole = Math.round(value);
   return `${Math.floor(whole / 60)} min ${whole % 60} s`;
 }
@@ -44,13 +44,13 @@ export function standing({ state, problem, result }) {
 }
 
 function place({ position, eta_seconds: eta }) {
-  if (!position) return "In the queue";
-  const time = eta ? `, about ${Math.max(1, Math.round(eta))} s` : "";
-  return position === 1 ? `Next in the queue${time}` : `Number ${position} in the queue${time}`;
+  const time = eta ? `, about ${seconds(Math.max(1, Math.round(eta)))}` : "";
+  if (typeof position !== "number") return `In the queue${time}`;
+  return position === 0 ? `Next in the queue${time}` : `Number ${position + 1} in the queue${time}`;
 }
 
 /** Return the sentence below the headline: why there is no class, or nothing. */
 export function explanation({ state, problem, result }) {
   if (problem) return problem.detail;
-  return state === "failed" ? (result.error?.error ?? "The server does not say why.") : "";
+  return state === "failed" ? (result.error?.message ?? "The server does not say why.") : "";
 }
