@@ -1,0 +1,168 @@
+"""`model-server up`, the real command: everything starts, what dies is started again, Ctrl-C ends it all."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from pictures import draw, encode
+from system import COMMAND, END_SECONDS, System, running_system, settings_for
+
+PHOTO = encode(draw())
+IMAGE = {"Content-Type": "image/jpeg"}
+
+
+@pytest.fixture(scope="module")
+def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    with running_system(tmp_path_factory.mktemp("up")) as running:
+        yield running
+
+
+def up(environment: dict[str, str], *options: str) -> subprocess.CompletedProcess[str]:
+    """Run `up` where it is expected to end by itself."""
+    command = [COMMAND, "up", *options]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_page_sync_and_async_answer_at_one_address(system: System) -> None:
+    assert "text/html" in httpx.get(system.url).headers["Content-Type"]
+    direct = httpx.post(system.predict_url, content=PHOTO, headers=IMAGE)
+    queued = httpx.post(system.predict_url, content=PHOTO, headers=IMAGE | {"Prefer": "respond-async, wait=20"})
+    assert (direct.status_code, queued.status_code) == (200, 200)
+    assert queued.json()["predictions"] == direct.json()["predictions"]
+
+
+def test_curl_line_works_when_pasted(system: System) -> None:
+    (line,) = re.findall(r"^  (curl .*)$", system.output.read_text(), re.MULTILINE)
+    file = Path(next(word for word in shlex.split(line) if word.startswith("@"))[1:])
+    if not file.exists():
+        pytest.skip(f"the model has no golden image to name, only {file}")
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=30, check=True)
+    assert '"predictions"' in done.stdout
+
+
+def test_addresses_are_open_to_this_machine_alone(system: System) -> None:
+    listening = {
+        connection.laddr.ip
+        for name in ("queue-proxy", "predictor")
+        for connection in (system.service(name) or pytest.fail(f"no {name}")).net_connections()
+        if connection.status == psutil.CONN_LISTEN
+    }
+    assert listening == {"127.0.0.1"}
+
+
+@pytest.mark.parametrize("name", ["predictor", "queue-proxy"])
+def test_service_that_is_killed_is_reported_and_started_again(system: System, name: str) -> None:
+    killed = system.service(name)
+    assert killed
+    killed.kill()
+    system.wait_for_log(f"the {name} was ended by SIGKILL; starting it again")
+    system.wait_until_ready()
+    again = system.service(name)
+    assert again
+    assert again.pid != killed.pid
+    reply = httpx.post(system.predict_url, content=PHOTO, headers=IMAGE | {"Prefer": "respond-async, wait=20"})
+    assert reply.json()["status"] == "succeeded"
+
+
+def test_database_that_is_killed_is_reported_and_started_again(system: System) -> None:
+    accepted = httpx.post(system.predict_url, content=PHOTO, headers=IMAGE | {"Prefer": "respond-async, wait=20"})
+    for process in system.postgres():
+        process.kill()
+    system.wait_for_log("PostgreSQL ended; starting it again")
+    system.wait_until_ready()
+    path = f"{system.url}/v1/predictions/{accepted.json()['id']}"
+    deadline = time.monotonic() + 30
+    while httpx.get(path).status_code == 503 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert httpx.get(path).json()["status"] == "succeeded"
+
+
+def test_one_folder_is_for_one_system(system: System, tmp_path: Path) -> None:
+    finished = up(settings_for(tmp_path, data_dir=system.data))
+    assert finished.returncode == 2
+    assert f"MODEL_SERVER_DATA_DIR={system.data}: another `model-server up` works with it" in finished.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_ends_everything_and_predictions_outlive_it(tmp_path: Path, number: signal.Signals) -> None:
+    with running_system(tmp_path) as system:
+        accepted = httpx.post(system.predict_url, content=PHOTO, headers=IMAGE | {"Prefer": "respond-async, wait=20"})
+        descendants = [*psutil.Process(system.process.pid).children(recursive=True), *system.postgres()]
+        assert len(descendants) >= 3
+        begun = time.monotonic()
+        system.process.send_signal(number)
+        assert system.process.wait(END_SECONDS) == 0
+        assert time.monotonic() - begun < END_SECONDS
+        assert [process for process in descendants if process.is_running()] == []
+        assert "Traceback" not in system.log.read_text()
+        assert "server stopped" in postgres_log(system) or "database system is shut down" in postgres_log(system)
+    with running_system(tmp_path) as system:
+        kept = httpx.get(f"{system.url}/v1/predictions/{accepted.json()['id']}").json()
+    assert kept["predictions"] == accepted.json()["predictions"]
+
+
+def postgres_log(system: System) -> str:
+    return (system.data / "postgres" / "log").read_text()
+
+
+def test_ctrl_c_during_the_start_leaves_nothing_behind(tmp_path: Path) -> None:
+    environment = settings_for(tmp_path)
+    for seconds in (0.5, 1.5, 3):
+        process = subprocess.Popen([COMMAND, "up"], env=environment, stderr=subprocess.DEVNULL, start_new_session=True)
+        time.sleep(seconds)
+        descendants = psutil.Process(process.pid).children(recursive=True)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does it
+        process.wait(END_SECONDS)
+        psutil.wait_procs(descendants, timeout=1)
+        assert [child for child in descendants if child.is_running()] == []
+        assert not (tmp_path / "data" / "postgres" / "postmaster.pid").exists()
+
+
+def test_services_end_with_a_system_that_is_killed(tmp_path: Path) -> None:
+    with running_system(tmp_path) as system:
+        services = psutil.Process(system.process.pid).children(recursive=True)
+        system.process.kill()
+        system.process.wait()
+        _, alive = psutil.wait_procs(services, timeout=20)
+        assert alive == []
+    with running_system(tmp_path) as system:  # finds PostgreSQL running, and ends it
+        assert httpx.get(f"{system.url}/readyz").status_code == 200
+    assert system.postgres() == []
+
+
+@pytest.mark.parametrize(
+    ("setting", "option"),
+    [
+        ("queue_proxy_port", "--port"),
+        ("predictor_port", "--predictor-port"),
+        ("predictor_grpc_port", "--grpc-port"),
+    ],
+)
+def test_taken_port_is_named_before_anything_is_started(tmp_path: Path, setting: str, option: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        finished = up(settings_for(tmp_path, **{setting: port}))
+    assert finished.returncode == 2
+    assert finished.stderr == (
+        f"model-server: 127.0.0.1:{port} is taken; choose another by {option} or MODEL_SERVER_{setting.upper()}.\n"
+    )
+    assert not (tmp_path / "data").exists()
+
+
+def test_wrong_setting_of_a_service_is_named_before_anything_is_started(tmp_path: Path) -> None:
+    finished = up(settings_for(tmp_path, dispatch_concurrency="many"))
+    assert finished.returncode == 2
+    assert finished.stderr.startswith("model-server: MODEL_SERVER_DISPATCH_CONCURRENCY='many' is not valid")
+    assert not (tmp_path / "data").exists()
