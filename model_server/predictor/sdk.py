@@ -15,8 +15,8 @@ from starlette.responses import Response
 
 from model_server import __version__
 from model_server.errors import InvalidInput
+from model_server.http.envelope import error_response
 from model_server.predictor import tensors
-from model_server.predictor.middleware import error_response
 from model_server.predictor.service import PredictorService
 
 

@@ -1,1 +1,1 @@
-"""The one door: requests pass through or are queued, and nothing accepted is lost."""
+"""The one door: synchronous requests pass through, asynchronous ones are queued, dispatched and delivered."""

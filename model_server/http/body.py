@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope
 
-from model_server.config import PredictorSettings
+from model_server.config import ServiceSettings
 from model_server.errors import InvalidInput, PayloadTooLarge, RequestTimeout, UnsupportedMediaType
 
 JSON_TYPES = {
@@ -30,7 +30,7 @@ def header(scope: Scope, name: bytes) -> str:
     return ""
 
 
-async def read(scope: Scope, receive: Receive, settings: PredictorSettings) -> bytes:
+async def read(scope: Scope, receive: Receive, settings: ServiceSettings) -> bytes:
     """Read the body; raises PayloadTooLarge as soon as it is known to be too long, RequestTimeout if it stalls."""
     limit = settings.max_body_bytes
     announced = header(scope, b"content-length")
