@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,9 +45,9 @@ class System:
 
     def service(self, name: str) -> psutil.Process | None:
         """Return the process of one service, None where it is not running."""
-        for child in psutil.Process(self.process.pid).children():
-            with contextlib.suppress(psutil.NoSuchProcess):
-                if child.cmdline()[-1:] == [name] and child.status() != psutil.STATUS_ZOMBIE:
+        for child in alive(psutil.Process(self.process.pid).children()):
+            with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+                if child.cmdline()[-1:] == [name]:
                     return child
         return None
 
@@ -85,6 +85,16 @@ class System:
             if time.monotonic() > deadline:
                 pytest.fail(f"not {name} within {START_SECONDS} s:\n{self.log.read_text()}")
             time.sleep(0.05)
+
+
+def alive(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
+    """Return those that run; who has ended and waits for its parent to look does not."""
+    running = []
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if process.status() != psutil.STATUS_ZOMBIE:
+                running.append(process)
+    return running
 
 
 def settings_for(folder: Path, **settings: object) -> dict[str, str]:

@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from pictures import draw, encode
-from system import COMMAND, END_SECONDS, System, running_system, settings_for
+from system import COMMAND, END_SECONDS, System, alive, running_system, settings_for
 
 PHOTO = encode(draw())
 IMAGE = {"Content-Type": "image/jpeg"}
@@ -56,7 +56,7 @@ def test_addresses_are_open_to_this_machine_alone(system: System) -> None:
     listening = {
         connection.laddr.ip
         for name in ("queue-proxy", "predictor")
-        for connection in (system.service(name) or pytest.fail(f"no {name}")).net_connections()
+        for connection in (system.service(name) or pytest.fail(f"no {name}")).connections()
         if connection.status == psutil.CONN_LISTEN
     }
     assert listening == {"127.0.0.1"}
@@ -105,7 +105,7 @@ def test_signal_ends_everything_and_predictions_outlive_it(tmp_path: Path, numbe
         system.process.send_signal(number)
         assert system.process.wait(END_SECONDS) == 0
         assert time.monotonic() - begun < END_SECONDS
-        assert [process for process in descendants if process.is_running()] == []
+        assert alive(descendants) == []
         assert "Traceback" not in system.log.read_text()
         assert "server stopped" in postgres_log(system) or "database system is shut down" in postgres_log(system)
     with running_system(tmp_path) as system:
@@ -125,8 +125,7 @@ def test_ctrl_c_during_the_start_leaves_nothing_behind(tmp_path: Path) -> None:
         descendants = psutil.Process(process.pid).children(recursive=True)
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does it
         process.wait(END_SECONDS)
-        psutil.wait_procs(descendants, timeout=1)
-        assert [child for child in descendants if child.is_running()] == []
+        assert alive(descendants) == []
         assert not (tmp_path / "data" / "postgres" / "postmaster.pid").exists()
 
 
@@ -135,8 +134,10 @@ def test_services_end_with_a_system_that_is_killed(tmp_path: Path) -> None:
         services = psutil.Process(system.process.pid).children(recursive=True)
         system.process.kill()
         system.process.wait()
-        _, alive = psutil.wait_procs(services, timeout=20)
-        assert alive == []
+        deadline = time.monotonic() + 20
+        while alive(services) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert alive(services) == []
     with running_system(tmp_path) as system:  # finds PostgreSQL running, and ends it
         assert httpx.get(f"{system.url}/readyz").status_code == 200
     assert system.postgres() == []
