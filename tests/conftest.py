@@ -9,12 +9,18 @@ import socket
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import psycopg
 import pytest
+from sqlalchemy.engine import URL, make_url
+
+from model_server.store.embedded import embedded_postgres
+from model_server.store.migrate import migrate
 
 REPOSITORY = Path(__file__).parent.parent
 IMAGENET = REPOSITORY.parent / "shared" / "data" / "imagenet"
@@ -123,3 +129,29 @@ def imagenet() -> Path:
     if not IMAGENET.is_dir():
         pytest.skip(f"{IMAGENET} is absent: no ImageNet model and photographs to test with")
     return IMAGENET
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Return the URL of an embedded PostgreSQL with a migrated database named template."""
+    with embedded_postgres(tmp_path_factory.mktemp("postgres") / "data") as url:
+        server = make_url(url)
+        _execute(server, "CREATE DATABASE template")
+        migrate(server.set(drivername="postgresql+psycopg", database="template"))
+        yield url
+
+
+@pytest.fixture
+def database_url(postgres: str) -> Iterator[str]:
+    """Return the URL of a migrated database of the test's own."""
+    server = make_url(postgres)
+    name = f"test_{uuid.uuid4().hex}"
+    _execute(server, f"CREATE DATABASE {name} TEMPLATE template STRATEGY file_copy")
+    yield server.set(database=name).render_as_string(hide_password=False)
+    _execute(server, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def _execute(server: URL, statement: str) -> None:
+    dsn = server.render_as_string(hide_password=False)
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute(statement.encode())
