@@ -1,19 +1,7 @@
 // The server, seen from the page: every refusal becomes a Problem with words for a person.
 
-const TITLES = {
-  400: "That is not a picture we can read",
-  401: "Please sign in first",
-  403: "You may not do this",
-  404: "It is not there",
-  408: "The picture took too long to arrive",
-  409: "It is already finished",
-  410: "It is no longer kept",
-  413: "The picture is too large",
-  415: "This kind of file is not read",
-  422: "The server did not accept the picture",
-  429: "You are sending faster than you may",
-  503: "The server is busy",
-};
+import { titleOf } from "./words.js";
+
 const PASSING = new Set([408, 425, 429, 500, 502, 503, 504]);
 const LONGEST_PAUSE_SECONDS = 30;
 
@@ -89,9 +77,8 @@ function unreachable() {
 
 async function refusal(reply) {
   const words = await reply.json().then((body) => body.error, () => null);
-  const title = TITLES[reply.status] ?? (reply.status < 500 ? "The server refused this" : "The server failed");
   const seconds = Number.parseInt(reply.headers.get("Retry-After") ?? "", 10);
-  return new Problem(title, typeof words === "string" ? words : `It answered with status ${reply.status}.`, {
+  return new Problem(titleOf(reply.status), typeof words === "string" ? words : `It answered with status ${reply.status}.`, {
     status: reply.status,
     passing: PASSING.has(reply.status),
     retryAfter: Number.isNaN(seconds) ? null : seconds,

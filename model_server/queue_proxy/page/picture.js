@@ -29,7 +29,9 @@ export class Picture {
 
   /** Whether the file is at hand and another try may end otherwise. */
   get canRetry() {
-    return this.file !== null && (["failed", "cancelled"].includes(this.state) || (this.state === "refused" && this.problem.passing));
+    if (this.file === null) return false;
+    if (this.state === "refused") return this.problem.passing;
+    return this.state === "cancelled" || (this.state === "failed" && this.result.error?.code !== "rejected");
   }
 
   /** Send the file and wait for its classes; never throws: what goes wrong becomes the state "refused". */

@@ -30,7 +30,7 @@ export class Row {
     const found = best(picture);
     this.element.dataset.state = picture.state;
     this.title.textContent = found ? found.label : picture.name;
-    this.note.textContent = found ? `${picture.name} · ${moment(picture.result.created_at)}` : standing(picture);
+    this.note.textContent = found ? `${moment(picture.result.created_at)} · ${picture.name}` : standing(picture);
     this.score.textContent = found ? percent(found.score) : "";
     // The picture of an earlier visit is asked for once its prediction is known to exist.
     if (picture.result && !this.image.hasAttribute("src")) this.image.src = picture.url;

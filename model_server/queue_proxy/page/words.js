@@ -1,8 +1,27 @@
 // How states, times and numbers are said to a person.
 
+const TITLES = {
+  400: "That is not a picture we can read",
+  401: "Please sign in first",
+  403: "You may not do this",
+  404: "It is not there",
+  408: "The picture took too long to arrive",
+  409: "It is already finished",
+  410: "It is no longer kept",
+  413: "The picture is too large",
+  415: "This kind of file is not read",
+  422: "The server did not accept the picture",
+  429: "You are sending faster than you may",
+  503: "The server is busy",
+};
 const PERCENT = new Intl.NumberFormat("en", { style: "percent", minimumFractionDigits: 1, maximumFractionDigits: 1 });
 const TIME = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit" });
 const DAY = new Intl.DateTimeFormat(undefined, { day: "numeric", month: "short" });
+
+/** Return what an HTTP status means for the picture. */
+export function titleOf(status) {
+  return TITLES[status] ?? (status < 500 ? "The server refused this" : "The server failed");
+}
 
 /** Return a score 0..1 as "87.3%". */
 export function percent(score) {
@@ -37,7 +56,7 @@ export function standing({ state, problem, result }) {
     case "loading": return "Loading …";
     case "queued": return place(result);
     case "running": return "Being classified …";
-    case "failed": return "Could not be classified";
+    case "failed": return result.error?.status ? titleOf(result.error.status) : "Could not be classified";
     case "cancelled": return "Cancelled";
     default: return "Classified";
   }
