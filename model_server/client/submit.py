@@ -49,9 +49,9 @@ class Queue:
     """One model's queue on a server; raises Unavailable where the server stays away for a minute."""
 
     def __init__(self, url: str, model: str | None) -> None:
-        """Check the URL and, where no model is named, ask the server for its only one."""
+        """Check the URL and, where no model is named, ask the server for its only one, without that patience."""
         self._server = Server(url, PERSISTENT)
-        self._path = f"/v1/models/{quote(model or self._server.only_model(), safe='')}:predict"
+        self._path = f"/v1/models/{quote(model or Server(url).only_model(), safe='')}:predict"
 
     def send(self, submission: Submission) -> Submission:
         """Submit one file; the server's refusal of it, or an unreadable file, becomes ``refused``."""
