@@ -20,7 +20,9 @@ InputDtype = Literal["float32", "uint8", "int8"]
 class LogSettings(BaseSettings):
     """What every role writes to its log."""
 
-    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, protected_namespaces=())
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX, env_ignore_empty=True, frozen=True, protected_namespaces=()
+    )
 
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severity that is written. `info` has one line a request."
@@ -68,7 +70,7 @@ class PredictorSettings(ServiceSettings):
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
         description="Name in the URL. Unset: the bundle's own.",
     )
-    runtime: Literal["auto"] | RuntimeName = Field(
+    runtime: Literal["auto", RuntimeName] = Field(
         "auto",
         description="`litert`, `openvino`, `tensorflow`, or `auto`: what the bundle was measured with.",
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 
 import numpy as np
@@ -11,7 +10,7 @@ from model_server import classifier
 from model_server.client.files import Answer
 from model_server.config import PredictorSettings
 from model_server.image import Limits
-from model_server.runtimes import Session
+from model_server.runtimes import Session, cores
 
 
 class LocalModel:
@@ -19,7 +18,7 @@ class LocalModel:
 
     def __init__(self, settings: PredictorSettings, top_k: int) -> None:
         """Load the bundle; raises BundleError, also where its golden images come out differently here."""
-        self.parallel = settings.threads or len(os.sched_getaffinity(0))
+        self.parallel = settings.threads or cores()
         limits = Limits(settings.max_image_bytes, settings.max_image_pixels)
         folder = settings.model_dir or classifier.DEFAULT_MODEL
         self._classifier = classifier.load(folder, settings.runtime, self.parallel, limits)

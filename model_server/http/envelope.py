@@ -23,6 +23,8 @@ logger = logging.getLogger("model_server.access")
 
 CLIENT_CLOSED_REQUEST = 499
 """Status in log and metrics of a caller who went away, after nginx."""
+REPLY_STARTED = "model_server.reply_started"
+UNEXPECTED = "The server failed to answer; its log has the reason under this X-Request-Id."
 QUIET_PATHS = ("/metrics", "/v2/health/live", "/v2/health/ready", "/", "/healthz", "/readyz")
 
 
@@ -66,6 +68,7 @@ class RequestEnvelope:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                scope[REPLY_STARTED] = True
                 MutableHeaders(scope=message)[REQUEST_ID_HEADER] = request_id
             await send(message)
 
@@ -90,8 +93,8 @@ class RequestEnvelope:
             await error_response(error.status_code, error.detail)(scope, receive, send)
         except Exception:
             logger.exception("request failed")
-            message = "The server failed to answer; its log has the reason under this X-Request-Id."
-            await error_response(HTTPStatus.INTERNAL_SERVER_ERROR, message)(scope, receive, send)
+            if not scope.get(REPLY_STARTED):
+                await error_response(HTTPStatus.INTERNAL_SERVER_ERROR, UNEXPECTED)(scope, receive, send)
 
 
 def _log_access(scope: Scope, status: int, seconds: float) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http import HTTPStatus
 from typing import Any
 
 from fastapi.exceptions import RequestValidationError
@@ -15,7 +17,7 @@ from starlette.responses import Response
 
 from model_server import __version__
 from model_server.errors import InvalidInput
-from model_server.http.envelope import error_response
+from model_server.http.envelope import UNEXPECTED, error_response
 from model_server.predictor import tensors
 from model_server.predictor.service import PredictorService
 
@@ -29,6 +31,9 @@ def _no_arguments() -> Iterator[None]:
     finally:
         sys.argv = arguments
 
+
+# Said once a process by FastAPI of the response class that the SDK gives its application; not ours to change.
+warnings.filterwarnings("ignore", message="ORJSONResponse is deprecated")
 
 with _no_arguments():
     import kserve
@@ -80,9 +85,7 @@ class PredictorModel(kserve.Model):  # type: ignore[misc]
         pictures = tensors.pictures(inputs, self._max_instances)
         scores = await self._service.classify(pictures, tensors.INPUT)
         outputs = [_infer_output(tensor) for tensor in tensors.outputs(classifier, scores, requested)]
-        return InferResponse(
-            payload.id, self.name, outputs, model_version=self._service.version, use_binary_outputs=True
-        )
+        return InferResponse(payload.id, self.name, outputs, model_version=self._service.version)
 
 
 def _input_tensor(tensor: InferInput) -> tensors.InputTensor:
@@ -124,12 +127,17 @@ def build_application(data_plane: DataPlane) -> Any:
     rest.create_application()
     sdk_app.add_exception_handler(HTTPException, _http_error)
     sdk_app.add_exception_handler(RequestValidationError, _validation_error)
+    sdk_app.add_exception_handler(Exception, _unexpected_error)
     return sdk_app
 
 
 async def _http_error(_request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - what it is registered for
     return error_response(error.status_code, str(error.detail))
+
+
+async def _unexpected_error(_request: Request, _error: Exception) -> Response:
+    return error_response(HTTPStatus.INTERNAL_SERVER_ERROR, UNEXPECTED)
 
 
 async def _validation_error(_request: Request, error: Exception) -> Response:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 
 import uvloop
 
+from model_server import runtimes
 from model_server.config import PredictorSettings
 from model_server.http.envelope import RequestEnvelope
 from model_server.http.server import Server, listen, stop_signal
@@ -24,19 +24,8 @@ def run(settings: PredictorSettings) -> None:
     uvloop.run(_serve(settings))
 
 
-def cores() -> int:
-    """Return how many cores this process may use: its affinity, and its control group's quota where it has one."""
-    available = len(os.sched_getaffinity(0))
-    try:
-        with open("/sys/fs/cgroup/cpu.max", encoding="ascii") as file:  # noqa: PTH123 - a kernel file, read at once
-            quota, period = file.read().split()
-    except (OSError, ValueError):
-        return available
-    return available if quota == "max" else max(1, min(available, round(int(quota) / int(period))))
-
-
 async def _serve(settings: PredictorSettings) -> None:
-    service = PredictorService(settings, settings.threads or cores())
+    service = PredictorService(settings, settings.threads or runtimes.cores())
     data_plane = sdk.build_data_plane(service, settings.max_instances)
     router = rest.build_router(service, settings, sdk.build_application(data_plane))
     envelope = RequestEnvelope(router, InferenceMeter(), settings.retry_after_seconds)

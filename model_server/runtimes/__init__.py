@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, cast, get_args
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from model_server.config import InputDtype, RuntimeName
 from model_server.errors import BundleError
 
+CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 Session = Callable[[NDArray[Any]], NDArray[np.float32]]
 """Input [N, height, width, 3] in the model's dtype to float32 [N, classes]; used by one thread at a time."""
 
@@ -52,6 +54,16 @@ def load(runtime: RuntimeName, artifact: Path, threads: int) -> LoadedModel:
         first_line = str(error).strip().partition("\n")[0]
         raise BundleError(f"The runtime {runtime} cannot load {artifact}: {first_line}") from error
     return model
+
+
+def cores() -> int:
+    """Return how many cores this process may use: its affinity, and its control group's quota where it has one."""
+    available = len(os.sched_getaffinity(0))
+    try:
+        quota, period = CPU_QUOTA.read_text(encoding="ascii").split()
+    except (OSError, ValueError):
+        return available
+    return available if quota == "max" else max(1, min(available, round(int(quota) / int(period))))
 
 
 def checked_dtype(artifact: Path, dtype: str) -> InputDtype:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,9 @@ class TensorFlowModel:
         import tensorflow as tf
 
         if not tf.config.list_physical_devices("GPU"):
-            tf.config.threading.set_intra_op_parallelism_threads(threads)
+            # TensorFlow takes the bound once a process, before its first operation: a trainer may have come before.
+            with contextlib.suppress(RuntimeError):
+                tf.config.threading.set_intra_op_parallelism_threads(threads)
         self._tf = tf
         function, shape, dtype = _keras(artifact) if artifact.suffix == ".keras" else _saved_model(artifact)
         self.height, self.width = checked_shape(artifact, [-1 if side is None else side for side in shape])

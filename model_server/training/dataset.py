@@ -2,56 +2,90 @@
 
 from __future__ import annotations
 
-import io
-import zipfile
-from collections.abc import Iterator
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from PIL import Image
+from numpy.typing import NDArray
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff"}
+from model_server import image
+from model_server.bundle import InputSpec
+from model_server.errors import ExportError, InvalidInput
+from model_server.exporter.pictures import OWN_FILES, LabelledPictures, list_names
+from model_server.exporter.progress import Progress
+
+SPLITS = ("train", "test")
 
 
 @dataclass(frozen=True)
 class Split:
     """Pictures uint8 [N, size, size, 3] and their class numbers int32 [N]."""
 
-    images: np.ndarray
-    classes: np.ndarray
+    images: NDArray[np.uint8]
+    classes: NDArray[np.int32]
+
+    def digest(self) -> str:
+        """Return a hash of pictures and classes."""
+        content = hashlib.sha256(self.images.tobytes())
+        content.update(self.classes.tobytes())
+        return content.hexdigest()
 
 
-def _entries(source: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
-    if source.is_dir():
-        for path in sorted(source.rglob("*")):
-            if path.suffix.lower() in SUFFIXES:
-                yield PurePosixPath(path.relative_to(source).as_posix()), path.read_bytes()
-        return
-    with zipfile.ZipFile(source) as archive:
-        for name in sorted(archive.namelist()):
-            path = PurePosixPath(name)
-            if path.suffix.lower() in SUFFIXES:
-                yield path, archive.read(name)
+def find_splits(source: Path) -> tuple[LabelledPictures, LabelledPictures]:
+    """Return the pictures of ``train/<class>/*`` and ``test/<class>/*``, also below one top folder.
 
-
-def load(source: Path, size: int) -> tuple[list[str], Split, Split]:
-    found: dict[str, list[tuple[str, np.ndarray]]] = {"train": [], "test": []}
-    for path, data in _entries(source):
-        if len(path.parts) < 3 or path.parts[-3] not in found:
+    Raises ExportError for a missing part, a picture outside a class's folder, or a class that is in test alone.
+    """
+    entries: dict[str, list[tuple[str, str]]] = {split: [] for split in SPLITS}
+    names = list_names(source)
+    depth = _top_folders(names)
+    for name in names:
+        split, *inner = PurePosixPath(name).parts[depth:]
+        if split not in entries:
             continue
-        image = Image.open(io.BytesIO(data)).convert("RGB")
-        if image.size != (size, size):
-            image = image.resize((size, size), Image.BILINEAR)
-        found[path.parts[-3]].append((path.parts[-2], np.asarray(image)))
-    labels = sorted({label for label, _ in found["train"]})
+        if len(inner) != 2:
+            raise ExportError(f"{source}: {name} does not lie at {split}/<class>/<file>.")
+        entries[split].append((name, inner[0]))
+    for split in SPLITS:
+        if not entries[split]:
+            raise ExportError(
+                f"{source} has no pictures in {split}/; train/<class>/<file> and test/<class>/<file> are expected."
+            )
+    train, test = (LabelledPictures(source, entries[split]) for split in SPLITS)
+    _check_classes(train, test)
+    return train, test
+
+
+def decode(pictures: LabelledPictures, labels: list[str], spec: InputSpec, progress: Progress) -> Split:
+    """Decode every picture as the server will; raises ExportError that names an unreadable one."""
     number = {label: index for index, label in enumerate(labels)}
+    images = np.empty((len(pictures), spec.height, spec.width, 3), np.uint8)
+    classes = np.empty(len(pictures), np.int32)
+    for row, picture in enumerate(pictures):
+        try:
+            images[row] = image.decode(picture.data, spec, OWN_FILES)
+        except InvalidInput as error:
+            raise ExportError(f"{picture.name}: {error}") from None
+        classes[row] = number[picture.label]
+        progress("Decoding", row + 1, len(pictures))
+    return Split(images, classes)
 
-    def split(name: str) -> Split:
-        items = found[name]
-        return Split(
-            np.stack([image for _, image in items]),
-            np.array([number[label] for label, _ in items], dtype=np.int32),
-        )
 
-    return labels, split("train"), split("test")
+def _top_folders(names: list[str]) -> int:
+    """Return how many leading folders all names share before train/ and test/ begin."""
+    parts = [PurePosixPath(name).parts for name in names]
+    depth = 0
+    while all(len(part) > depth + 1 for part in parts) and len({part[depth] for part in parts}) == 1:
+        if parts[0][depth] in SPLITS:
+            break
+        depth += 1
+    return depth
+
+
+def _check_classes(train: LabelledPictures, test: LabelledPictures) -> None:
+    unknown = sorted(set(test.labels) - set(train.labels))
+    if unknown:
+        raise ExportError(f"{test.source}: the class {unknown[0]!r} is in test/ but not in train/.")
+    if len(train.labels) < 2:
+        raise ExportError(f"{train.source}: train/ has the class {train.labels[0]!r} alone; at least two are needed.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import keras
@@ -23,7 +23,7 @@ def build_network(size: int, classes: int) -> keras.Model:
     import keras
     from keras import layers
 
-    def convolution(features: object, channels: int, *, halve: bool) -> object:
+    def convolution(features: Any, channels: int, *, halve: bool) -> Any:
         features = layers.Conv2D(channels, 3, padding="same", use_bias=False)(features)
         if halve:
             features = layers.MaxPooling2D(2)(features)

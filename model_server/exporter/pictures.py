@@ -1,0 +1,96 @@
+"""Pictures in a folder or a zip, read one after the other."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from model_server import image
+from model_server.errors import ExportError
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff"}
+
+OWN_FILES = image.Limits(max_bytes=1 << 30, max_pixels=1 << 28)
+"""Limits on what is read from the caller's own disk: high, yet short of filling the memory."""
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """One encoded picture, the class it shows, and its name for messages."""
+
+    name: str
+    label: str
+    data: bytes
+
+
+@dataclass(frozen=True)
+class LabelledPictures:
+    """Pictures and their classes, read anew at each iteration; ``entries`` are (name, class)."""
+
+    source: Path
+    entries: list[tuple[str, str]]
+
+    @property
+    def labels(self) -> list[str]:
+        """The classes, sorted."""
+        return sorted({label for _, label in self.entries})
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __iter__(self) -> Iterator[Labelled]:
+        contents = read(self.source, (name for name, _ in self.entries))
+        for (name, label), data in zip(self.entries, contents, strict=True):
+            yield Labelled(f"{self.source}: {name}", label, data)
+
+
+def list_names(source: Path) -> list[str]:
+    """Return the names of the pictures below a folder or in a zip, sorted; ExportError if there are none."""
+    if source.is_dir():
+        found = [path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file()]
+    elif source.is_file():
+        with _archive(source) as archive:
+            found = archive.namelist()
+    else:
+        raise ExportError(f"{source} does not exist; a folder or a zip of pictures is needed.")
+    names = sorted(name for name in found if _is_picture(PurePosixPath(name)))
+    if not names:
+        raise ExportError(f"{source} has no pictures; {', '.join(sorted(SUFFIXES))} are read.")
+    return names
+
+
+def read(source: Path, names: Iterable[str]) -> Iterator[bytes]:
+    """Yield the content of each named file of a folder or a zip."""
+    if source.is_dir():
+        yield from ((source / name).read_bytes() for name in names)
+        return
+    with _archive(source) as archive:
+        for name in names:
+            try:
+                yield archive.read(name)
+            except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+                raise ExportError(f"{source}: {name} cannot be unpacked: {error}.") from None
+
+
+def by_folder(source: Path) -> LabelledPictures:
+    """Return the pictures of ``<class>/*``, each of the class that its folder names."""
+    entries = [(name, PurePosixPath(name).parent.name) for name in list_names(source)]
+    loose = [name for name, label in entries if not label]
+    if loose:
+        raise ExportError(f"{source}: {loose[0]} lies in no class's folder; pictures are expected as <class>/<file>.")
+    return LabelledPictures(source, entries)
+
+
+def _archive(source: Path) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(source)
+    except zipfile.BadZipFile:
+        raise ExportError(f"{source} is neither a folder nor a zip.") from None
+
+
+def _is_picture(path: PurePosixPath) -> bool:
+    # Archives made on a Mac carry "__MACOSX/._photo.jpg" beside each photo.jpg.
+    hidden = any(part.startswith((".", "__MACOSX")) for part in path.parts)
+    return path.suffix.lower() in SUFFIXES and not hidden

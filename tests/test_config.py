@@ -1,0 +1,85 @@
+"""A wrong setting ends in one sentence that names its variable; a right one arrives."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from model_server import config
+from model_server.config import PredictorSettings
+from model_server.errors import SettingsError
+
+
+@pytest.fixture(autouse=True)
+def _no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in os.environ:
+        if name.startswith(config.ENV_PREFIX):
+            monkeypatch.delenv(name)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "reason"),
+    [
+        ("PREDICTOR_PORT", "http", "valid integer"),
+        ("PREDICTOR_PORT", "70000", "less than or equal to 65535"),
+        ("PREDICTOR_GRPC_PORT", "-1", "greater than or equal to 0"),
+        ("RUNTIME", "onnx", "'litert', 'openvino'"),
+        ("LOG_LEVEL", "chatty", "'debug', 'info'"),
+        ("LOG_FORMAT", "xml", "'json'"),
+        ("MODEL_NAME", "my model", "match pattern"),
+        ("MODEL_NAME", "../x", "match pattern"),
+        ("THREADS", "2.5", "valid integer"),
+        ("MAX_BATCH", "0", "greater than or equal to 1"),
+        ("QUEUE_SIZE", "many", "valid integer"),
+        ("MAX_BODY_BYTES", "16M", "valid integer"),
+        ("BODY_TIMEOUT_SECONDS", "0", "greater than 0"),
+        ("SHUTDOWN_GRACE_SECONDS", "-5", "greater than or equal to 0"),
+    ],
+)
+def test_wrong_value_is_one_sentence_that_names_the_variable(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, reason: str
+) -> None:
+    monkeypatch.setenv(f"MODEL_SERVER_{variable}", value)
+    with pytest.raises(SettingsError) as caught:
+        config.load(PredictorSettings)
+    message = str(caught.value)
+    assert message.startswith(f"MODEL_SERVER_{variable}={value!r} is not valid: ")
+    assert reason in message
+    assert message.endswith(".")
+    assert "\n" not in message
+
+
+def test_command_ends_with_status_2_and_that_sentence() -> None:
+    environment = os.environ | {"MODEL_SERVER_PREDICTOR_PORT": "http"}
+    command = [sys.executable, "-m", "model_server", "predictor"]
+    finished = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert finished.returncode == 2
+    assert finished.stderr.startswith("model-server: MODEL_SERVER_PREDICTOR_PORT='http' is not valid: ")
+    assert finished.stderr.count("\n") == 1
+
+
+def test_option_wins_over_environment_and_environment_over_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MODEL_SERVER_PREDICTOR_PORT", "9000")
+    assert config.load(PredictorSettings).predictor_port == 9000
+    assert config.load(PredictorSettings, predictor_port=None).predictor_port == 9000
+    assert config.load(PredictorSettings, predictor_port=9001).predictor_port == 9001
+
+
+def test_values_arrive_in_their_types(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"MODEL_DIR": "/models/a b", "MODEL_NAME": "net-1.2_b", "BODY_TIMEOUT_SECONDS": "2.5"}.items():
+        monkeypatch.setenv(f"MODEL_SERVER_{name}", value)
+    settings = config.load(PredictorSettings)
+    assert settings.model_dir == Path("/models/a b")
+    assert settings.model_name == "net-1.2_b"
+    assert settings.body_timeout_seconds == 2.5
+
+
+@pytest.mark.parametrize("row", config.markdown_table(PredictorSettings).splitlines()[2:])
+def test_every_setting_is_explained(row: str) -> None:
+    variable, _default, meaning = (cell.strip() for cell in row.strip("|").split("|"))
+    assert variable.startswith("`MODEL_SERVER_")
+    assert meaning not in {"", "None"}
