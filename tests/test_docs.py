@@ -66,9 +66,8 @@ def test_readme_links_lead_somewhere() -> None:
     assert [target for target in targets if not (REPOSITORY / target).exists()] == []
 
 
-@pytest.mark.parametrize("name", ["README.md", "scripts/run"])
-def test_picture_to_try_is_in_the_package(name: str) -> None:
-    pictures = re.findall(r"model_server/default_model/golden/[\w.]+", (REPOSITORY / name).read_text(encoding="utf-8"))
+def test_picture_to_try_is_in_the_package() -> None:
+    pictures = re.findall(r"model_server/default_model/golden/[\w.]+", README)
     assert pictures
     assert all((REPOSITORY / picture).exists() for picture in pictures)
 

@@ -6,11 +6,13 @@ import asyncio
 import json
 import logging
 import shlex
-from collections.abc import Sequence
+import sys
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from urllib.parse import quote, urlsplit
+
+from model_server.bundle import MANIFEST, Manifest
 
 logger = logging.getLogger(__name__)
 
@@ -38,9 +40,8 @@ async def model_name(url: str) -> str:
     return str(json.loads(body)["models"][0])
 
 
-def text(url: str, model: str, images: Sequence[Path]) -> str:
+def text(url: str, model: str, image: Path) -> str:
     """Return what is printed: the page, a request by curl and one by our own client."""
-    image = images[0] if images else Path("photo.jpg")
     kind = {"jpg": "jpeg", "tif": "tiff"}.get(image.suffix[1:].lower(), image.suffix[1:].lower())
     predict = f"{url}/v1/models/{quote(model, safe='')}:predict"
     file = shlex.quote(str(image))
@@ -48,15 +49,28 @@ def text(url: str, model: str, images: Sequence[Path]) -> str:
 The model {model} is ready. Open {url} or try:
 
   curl -s -H 'Content-Type: image/{kind}' --data-binary @{file} {predict}
-  model-server submit --url {url} {file}
+  {_program()} submit --url {url} {file}
 
 Ctrl-C ends everything.
 """
 
 
-def golden_images(bundle: Path) -> list[Path]:
-    """Return the bundle's golden images; a plain model has none."""
-    return sorted((bundle / "golden").glob("*.*"))
+def picture_to_try(bundle: Path) -> Path:
+    """Return the golden image that the model is surest of; a plain model has none, and gets a name to be replaced."""
+    try:
+        golden = Manifest.model_validate_json((bundle / MANIFEST).read_bytes()).golden
+    except (OSError, ValueError):
+        golden = []
+    surest = max(golden, key=lambda image: max(image.scores), default=None)
+    return bundle / surest.file if surest else Path("photo.jpg")
+
+
+def _program() -> str:
+    """Return how this program is called, also where it is not on the PATH."""
+    called = Path(sys.argv[0])
+    return (
+        shlex.quote(str(called)) if called.name == "model-server" else f"{shlex.quote(sys.executable)} -m model_server"
+    )
 
 
 def _obstacle(url: str) -> str | None:

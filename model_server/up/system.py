@@ -103,7 +103,7 @@ class _System:
         await announcement.wait_until_ready(f"{self._predictor_url}/v2/health/ready")
         await announcement.wait_until_ready(f"{self._url}/readyz")
         model = await announcement.model_name(self._url)
-        click.echo(announcement.text(self._url, model, announcement.golden_images(self._bundle())))
+        click.echo(announcement.text(self._url, model, announcement.picture_to_try(self._bundle())))
 
     def _bundle(self) -> Path:
         from model_server.classifier import DEFAULT_MODEL
