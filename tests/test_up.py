@@ -95,7 +95,7 @@ def test_one_folder_is_for_one_system(system: System, tmp_path: Path) -> None:
     assert f"MODEL_SERVER_DATA_DIR={system.data}: another `model-server up` works with it" in finished.stderr
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signal_ends_everything_and_predictions_outlive_it(tmp_path: Path, number: signal.Signals) -> None:
     with running_system(tmp_path) as system:
         accepted = httpx.post(system.predict_url, content=PHOTO, headers=IMAGE | {"Prefer": "respond-async, wait=20"})

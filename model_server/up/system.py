@@ -23,7 +23,7 @@ PREDICTOR_GRACE_SECONDS = 2
 
 
 def run(settings: UpSettings, predictor: PredictorSettings) -> None:
-    """Run everything until SIGINT or SIGTERM.
+    """Run everything until SIGINT, SIGTERM or, where its terminal is closed, SIGHUP.
 
     Raises SettingsError before anything is started where a port or the data folder cannot be had.
     """
@@ -57,7 +57,7 @@ class _System:
 
     async def run(self) -> None:
         """Start, keep running until a signal, end in the opposite order."""
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             asyncio.get_running_loop().add_signal_handler(number, self._stopping.set)
         if self._database is None:
             await self._run_services()
