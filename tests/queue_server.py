@@ -138,7 +138,7 @@ class StubPredictor:
                 self._answer(200 if stub.ready else 503, b'{"ready": true}')
 
             def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                body = self._body()
                 with stub._lock:
                     number = len(stub.bodies)
                     stub.bodies.append(body)
@@ -148,6 +148,16 @@ class StubPredictor:
                     self._answer(status, reply)
                 except ConnectionError:
                     self.close_connection = True
+
+            def _body(self) -> bytes:
+                if "Content-Length" in self.headers:
+                    return self.rfile.read(int(self.headers["Content-Length"]))
+                body = b""
+                while size := int(self.rfile.readline(), 16):
+                    body += self.rfile.read(size)
+                    self.rfile.readline()
+                self.rfile.readline()
+                return body
 
             def _answer(self, status: int, content: bytes) -> None:
                 self.send_response(status)

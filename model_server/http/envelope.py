@@ -88,13 +88,17 @@ class RequestEnvelope:
             return
         except ModelServerError as error:
             retry_after = self._retry_after_seconds if isinstance(error, Unavailable) else None
-            await error_response(error.status, str(error), retry_after)(scope, receive, send)
+            response = error_response(error.status, str(error), retry_after)
         except HTTPException as error:
-            await error_response(error.status_code, error.detail)(scope, receive, send)
+            response = error_response(error.status_code, error.detail)
         except Exception:
             logger.exception("request failed")
-            if not scope.get(REPLY_STARTED):
-                await error_response(HTTPStatus.INTERNAL_SERVER_ERROR, UNEXPECTED)(scope, receive, send)
+            response = error_response(HTTPStatus.INTERNAL_SERVER_ERROR, UNEXPECTED)
+        else:
+            return
+        # A reply that failed after its begin is left unfinished: the connection closes, and nobody takes it for whole.
+        if not scope.get(REPLY_STARTED):
+            await response(scope, receive, send)
 
 
 def _log_access(scope: Scope, status: int, seconds: float) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-from typing import Any
 from urllib.parse import urlsplit
 
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -15,6 +14,8 @@ from model_server.errors import InvalidInput
 
 LONGEST_URL = 2000
 LOCAL_NAME = "localhost"
+NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+"""RFC 6052: a gateway turns these into the IPv4 address at their end."""
 
 
 class CallbackAddresses:
@@ -68,7 +69,11 @@ class GuardedResolver(AbstractResolver):
 
 
 def is_public(address: str) -> bool:
-    """Whether an address is reachable from the whole internet."""
-    parsed: Any = ipaddress.ip_address(address.partition("%")[0])
-    embedded = getattr(parsed, "ipv4_mapped", None) or getattr(parsed, "sixtofour", None)
-    return bool((embedded or parsed).is_global) and not parsed.is_multicast
+    """Whether an address is reachable from the whole internet; an IPv6 address counts as the IPv4 one inside it."""
+    parsed = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(parsed, ipaddress.IPv6Address):
+        if parsed in NAT64:
+            parsed = ipaddress.IPv4Address(int(parsed) & 0xFFFF_FFFF)
+        else:
+            parsed = parsed.ipv4_mapped or parsed.sixtofour or parsed
+    return parsed.is_global and not parsed.is_multicast

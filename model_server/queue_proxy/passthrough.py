@@ -14,7 +14,7 @@ from starlette.types import Message, Receive, Scope, Send
 from model_server import telemetry
 from model_server.breaker import Breaker
 from model_server.config import QueueProxySettings
-from model_server.errors import PayloadTooLarge
+from model_server.errors import BadGateway, PayloadTooLarge
 from model_server.http import body
 from model_server.queue_proxy import metrics, prefer
 from model_server.queue_proxy.cache import Reply, ReplyCache
@@ -57,8 +57,16 @@ class PassThrough:
         if model and self._settings.cache_seconds and _is_small(scope):
             await self._predict(scope, receive, send, model)
             return
-        async with self._breaker.slot(), self._send(scope, self._stream(scope, receive), model) as response:
-            await _relay(response, send)
+        body.check_announced(scope, self._settings.max_body_bytes)
+        upload = Upload(receive, self._settings.max_body_bytes)
+        try:
+            async with (
+                self._breaker.slot(),
+                self._send(scope, upload if _has_body(scope) else None, model) as response,
+            ):
+                await _relay(response, send)
+        except BadGateway:
+            raise upload.error or BadGateway("The predictor broke off before its answer was complete.") from None
 
     async def _predict(self, scope: Scope, receive: Receive, send: Send, model: str) -> None:
         """Answer a prediction from the cache, from an identical one in flight, or from the predictor."""
@@ -108,25 +116,30 @@ class PassThrough:
         headers.append((REQUEST_ID_HEADER, telemetry.request_id.get()))
         return self._upstream.send(scope["method"], target, headers, content, model=model)
 
-    def _stream(self, scope: Scope, receive: Receive) -> Body:
-        """Return the body as it arrives; None where the request has none."""
-        has_body = body.header(scope, b"content-length") not in {"", "0"} or body.header(scope, b"transfer-encoding")
-        return _parts(receive, self._settings.max_body_bytes) if has_body else None
 
+class Upload:
+    """A request's body as it arrives; ``error`` is why it ended early, which the HTTP client would not tell."""
 
-async def _parts(receive: Receive, limit: int) -> AsyncIterator[bytes]:
-    size, more = 0, True
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientDisconnect
-        part: bytes = message.get("body", b"")
-        size += len(part)
-        if size > limit:
-            raise PayloadTooLarge(f"The body has more than the {limit:,} bytes that are allowed.")
-        if part:
-            yield part
-        more = message.get("more_body", False)
+    def __init__(self, receive: Receive, limit: int) -> None:
+        self._receive = receive
+        self._limit = limit
+        self.error: Exception | None = None
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        size, more = 0, True
+        while more:
+            message = await self._receive()
+            part: bytes = message.get("body", b"")
+            size += len(part)
+            if message["type"] == "http.disconnect":
+                self.error = ClientDisconnect()
+            elif size > self._limit:
+                self.error = PayloadTooLarge(f"The body has more than the {self._limit:,} bytes that are allowed.")
+            if self.error:
+                raise self.error
+            if part:
+                yield part
+            more = message.get("more_body", False)
 
 
 async def _relay(response: ClientResponse, send: Send) -> None:
@@ -156,6 +169,10 @@ def model_of(path: str) -> str | None:
     if path.startswith("/v2/models/") and path.endswith("/infer"):
         return path[len("/v2/models/") : -len("/infer")].partition("/")[0]
     return None
+
+
+def _has_body(scope: Scope) -> bool:
+    return body.header(scope, b"content-length") not in {"", "0"} or bool(body.header(scope, b"transfer-encoding"))
 
 
 def _is_small(scope: Scope) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 import aiohttp
@@ -19,7 +19,7 @@ PROBE_SECONDS = 2
 KEEP_ALIVE_SECONDS = 30
 """Below the 65 s after which the predictor drops an idle connection, so that we never send on one it has dropped."""
 
-Body = bytes | AsyncIterator[bytes] | None
+Body = bytes | AsyncIterable[bytes] | None
 Headers = Mapping[str, str] | Sequence[tuple[str, str]]
 
 
