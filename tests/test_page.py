@@ -159,17 +159,18 @@ def test_broken_file_among_good_ones_is_explained(visit: Visit) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "kind", "content", "headline"),
+    ("name", "content", "headline"),
     [
-        ("notes.txt", "text/plain", b"some words", "That is not a picture"),
-        ("nothing.png", "image/png", b"", "The file is empty"),
-        ("huge.jpg", "image/jpeg", b"\xff\xd8\xff" + b"x" * (17 << 20), "The picture is too large"),
+        ("notes.txt", b"some words", "That is not a picture"),
+        ("nothing.png", b"", "The file is empty"),
+        ("huge.jpg", b"\xff\xd8\xff" + b"x" * (17 << 20), "The picture is too large"),
     ],
 )
 def test_what_cannot_be_sent_is_said_in_words(
-    visit: Visit, name: str, kind: str, content: bytes, headline: str
+    visit: Visit, tmp_path: Path, name: str, content: bytes, headline: str
 ) -> None:
-    visit.choose({"name": name, "mimeType": kind, "buffer": content})
+    (tmp_path / name).write_bytes(content)
+    visit.choose(tmp_path / name)
     visit.row("refused").wait_for()
     assert visit.detail(".headline") == headline
     assert visit.detail(".words").endswith(".")
@@ -249,6 +250,17 @@ def test_waiting_picture_can_be_cancelled(visit: Visit) -> None:
     visit.page.unroute("**/*:predict")
     visit.page.locator(".again").click()
     visit.wait_for_rows(1)
+
+
+def test_model_that_sleeps_is_known_from_last_time(visit: Visit) -> None:
+    asleep = {"status": 503, "headers": {"Retry-After": "1"}, "json": {"error": "The predictor does not answer."}}
+    visit.page.route("**/v1/models", lambda route: route.fulfill(**asleep))
+    visit.page.reload()
+    visit.page.locator("#model-label[data-state=asleep]").wait_for()
+    visit.choose(picture())
+    visit.wait_for_rows(1)
+    visit.page.unroute("**/v1/models")
+    visit.page.locator("#model-label[data-state=ready]").wait_for()
 
 
 def test_names_are_text_whatever_they_contain(visit: Visit) -> None:

@@ -113,6 +113,22 @@ def test_signal_ends_everything_and_predictions_outlive_it(tmp_path: Path, numbe
     assert kept["predictions"] == accepted.json()["predictions"]
 
 
+def test_ctrl_c_under_load_keeps_its_time_and_loses_nothing(tmp_path: Path) -> None:
+    pictures = [encode(draw(3000 + number, 2000)) for number in range(24)]
+    with running_system(tmp_path) as system:
+        url = system.predict_url
+        asking = IMAGE | {"Prefer": "respond-async"}
+        accepted = [httpx.post(url, content=picture, headers=asking).json()["id"] for picture in pictures]
+        begun = time.monotonic()
+        system.process.send_signal(signal.SIGINT)
+        assert system.process.wait(END_SECONDS) == 0
+        assert time.monotonic() - begun < END_SECONDS
+    with running_system(tmp_path) as system:
+        for identifier in accepted:
+            resource = httpx.get(f"{system.url}/v1/predictions/{identifier}", headers={"Prefer": "wait=30"}, timeout=40)
+            assert resource.json()["status"] == "succeeded"
+
+
 def postgres_log(system: System) -> str:
     return (system.data / "postgres" / "log").read_text()
 

@@ -18,7 +18,10 @@ function changed(picture) {
   rows.get(picture).update();
   if (picture === current) detail.show(picture);
   const over = batch.update();
-  if (picture.isFinished) announce(over ?? outcome(picture));
+  // What an earlier visit asked for is no news, and of many pictures only the refused ones and the end are.
+  if (!picture.isFinished || !picture.file) return;
+  if (over) announce(over);
+  else if (!batch.isGroup || !best(picture)) announce(outcome(picture));
 }
 
 function outcome(picture) {
@@ -56,7 +59,8 @@ function remove(pictures) {
   memory.forget(pictures.map((picture) => picture.id));
   list([], "append");
   if (!pictures.includes(current)) return;
-  select(rows.keys().next().value ?? null);
+  const first = [...rows.values()].find((row) => row.element === byId("list").firstElementChild);
+  select(first?.picture ?? null);
   byId("choose").focus();
 }
 

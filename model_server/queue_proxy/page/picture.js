@@ -69,13 +69,15 @@ export class Picture {
   }
 
   async #send(model) {
-    if (this.dropped) return;
+    const { key } = this;
+    const isOver = () => this.dropped || this.key !== key; // cancelled, perhaps tried again since
+    if (isOver()) return;
     await check(this.file);
     const name = await model();
     await this.#persist(ATTEMPTS, async () => {
-      if (this.dropped) return;
+      if (isOver()) return;
       this.#become("sending");
-      this.#take(await api.submit(name, this.file, this.key, following ? 0 : PATIENCE_SECONDS));
+      this.#take(await api.submit(name, this.file, key, following ? 0 : PATIENCE_SECONDS));
       memory.remember(this.id, this.name);
       if (this.dropped) await this.cancel();
     });
