@@ -14,8 +14,10 @@ from pathlib import Path
 
 import httpx
 import psutil
+import psycopg
 import pytest
 
+from model_server.store.embedded import embedded_postgres
 from pictures import draw, encode
 from system import COMMAND, END_SECONDS, System, alive, running_system, settings_for
 
@@ -127,6 +129,17 @@ def test_ctrl_c_under_load_keeps_its_time_and_loses_nothing(tmp_path: Path) -> N
         for identifier in accepted:
             resource = httpx.get(f"{system.url}/v1/predictions/{identifier}", headers={"Prefer": "wait=30"}, timeout=40)
             assert resource.json()["status"] == "succeeded"
+
+
+def test_database_of_ones_own_is_used_and_left_running(tmp_path: Path) -> None:
+    with embedded_postgres(tmp_path / "elsewhere") as url:
+        with running_system(tmp_path, database_url=url) as system:
+            reply = httpx.post(system.predict_url, content=PHOTO, headers=IMAGE | {"Prefer": "respond-async, wait=20"})
+            assert reply.json()["status"] == "succeeded"
+        assert system.process.returncode == 0
+        assert not system.data.exists()
+        with psycopg.connect(url) as connection:
+            assert connection.execute("SELECT count(*) FROM predictions").fetchone() == (1,)
 
 
 def postgres_log(system: System) -> str:
