@@ -33,8 +33,11 @@ EXPIRE_SECONDS = 1
 AWAY_RETRY_SECONDS = 0.2
 """While the predictor is away the circuit holds the work back, not the clock: it is due as soon as that closes."""
 MOST_DOUBLINGS = 32
-REFILL_SHARE = 4
-"""More is claimed once a quarter of the slots is free: one query then fetches several, and the others stay busy."""
+REFILL_SHARE = 2
+"""More is claimed once half of the slots are free: one query then fetches several, and the other half stays busy."""
+MANY_SLOTS = 8
+LINGER_SECONDS = 0.02
+"""While at least half of the slots are taken, results wait so long for others to share their transaction."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +62,7 @@ class Dispatcher:
         self._in_flight: dict[UUID, InFlight] = {}
         self._slot_freed = asyncio.Event()
         self._stopping = asyncio.Event()
-        self._writer: Gatherer[Outcome, None] = Gatherer(self._write)
+        self._writer: Gatherer[Outcome, None] = Gatherer(self._write, self._linger)
         self.circuit = Circuit(upstream.is_ready, FAILURES_THAT_OPEN)
         watch.on_change(self._heard)
         metrics.CIRCUIT_OPEN.set_function(lambda: self.circuit.is_open)
@@ -168,6 +171,9 @@ class Dispatcher:
                 return
             except DatabaseUnavailable:
                 await asyncio.sleep(DATABASE_PAUSE_SECONDS)
+
+    def _linger(self) -> float:
+        return LINGER_SECONDS if len(self._in_flight) * REFILL_SHARE >= max(self._slots, MANY_SLOTS) else 0
 
     async def _write(self, outcomes: list[Outcome]) -> list[None]:
         written = await runs.finish(self._database, outcomes)

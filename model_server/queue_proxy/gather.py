@@ -1,4 +1,4 @@
-"""Natural batching of writes: what arrives while one transaction is under way goes together into the next."""
+"""Batching of writes: what arrives while one transaction is under way goes together into the next."""
 
 from __future__ import annotations
 
@@ -18,11 +18,14 @@ class Gatherer(Generic[Item, Result]):
     """Calls ``write`` with one or more items, one call at a time; each ``put`` returns its own result.
 
     What ``write`` raises for several is tried again one by one, so that one bad item spoils no other; Unavailable
-    concerns all.
+    concerns all. Before each call it waits for ``linger()`` seconds, where there is reason to expect more.
     """
 
-    def __init__(self, write: Callable[[list[Item]], Awaitable[Sequence[Result]]]) -> None:
+    def __init__(
+        self, write: Callable[[list[Item]], Awaitable[Sequence[Result]]], linger: Callable[[], float] = lambda: 0
+    ) -> None:
         self._write = write
+        self._linger = linger
         self._waiting: list[tuple[Item, asyncio.Future[Result]]] = []
         self._writing: asyncio.Task[None] | None = None
 
@@ -37,6 +40,8 @@ class Gatherer(Generic[Item, Result]):
     async def _write_all(self) -> None:
         try:
             while self._waiting:
+                if seconds := self._linger():
+                    await asyncio.sleep(seconds)
                 batch, self._waiting = self._waiting[:MOST_TOGETHER], self._waiting[MOST_TOGETHER:]
                 await self._write_batch(batch)
         finally:

@@ -18,6 +18,9 @@ from model_server.store.models import QUEUED, UNFINISHED, Record
 from model_server.store.reads import QueueState
 
 UUIDV7 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
+COUNTED = 100
+"""In a longer queue, counting for every request would cost as much as storing it."""
+NOTHING = [0] * 8
 STATE_SECONDS = 0.5
 """The queue's state is read at most so often, whoever asks."""
 
@@ -29,6 +32,7 @@ class Resources:
         self._settings = settings
         self._database = database
         self._state: tuple[float, QueueState] | None = None
+        self._accepted = NOTHING.copy()
         self._reading = asyncio.Lock()
 
     async def state(self) -> QueueState:
@@ -36,6 +40,7 @@ class Resources:
         async with self._reading:
             now = time.monotonic()
             if self._state is None or now - self._state[0] > STATE_SECONDS:
+                self._accepted = NOTHING.copy()
                 self._state = now, await reads.state(self._database)
                 state = self._state[1]
                 metrics.QUEUED.set(state.queued)
@@ -53,6 +58,18 @@ class Resources:
         if time.time() - (known.int >> 80) / 1000 > self._settings.retention_seconds:
             raise Gone(f"The prediction {identifier} is past its retention and removed.")
         raise NotFound(f"There is no prediction {identifier}.")
+
+    async def render_new(self, row: Record) -> PredictionResource:
+        """Return the resource of a prediction just accepted; in a long queue its position is estimated."""
+        if row.status != QUEUED:
+            return resource(row)
+        state = await self.state()
+        self._accepted[row.priority] += 1
+        ahead = sum(state.queued_by_urgency[: row.priority + 1])
+        if ahead < COUNTED:
+            return await self.render(row)
+        ahead += sum(self._accepted[: row.priority + 1]) - 1
+        return resource(row, ahead, self._estimate(ahead, state))
 
     async def render(self, row: Record) -> PredictionResource:
         """Return the resource, with position and estimate while it is queued."""

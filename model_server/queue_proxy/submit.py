@@ -65,7 +65,7 @@ class SubmitRoute:
             headers["Content-Location"] = path
             return json_response(await self._resources.render(row), HTTPStatus.OK, headers)
         headers |= {"Location": path, "Retry-After": str(self._settings.retry_after_seconds)}
-        return json_response(await self._resources.render(row), HTTPStatus.ACCEPTED, headers)
+        return json_response(await self._resources.render_new(row), HTTPStatus.ACCEPTED, headers)
 
     async def _write(self, items: list[Submission]) -> Sequence[Accepted | ModelServerError]:
         return await submissions.submit(self._database, items)

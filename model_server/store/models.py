@@ -50,7 +50,7 @@ class Prediction(Base):
     __tablename__ = "predictions"
     __table_args__ = (
         CheckConstraint("status IN ('queued', 'running', 'succeeded', 'failed', 'cancelled')", name="status_known"),
-        Index("predictions_status", "status", "id"),
+        Index("predictions_status", "status", "id", postgresql_where=text("status <> 'succeeded'")),
         Index("predictions_waiting", "priority", "id", postgresql_where=text("status = 'queued' AND leader IS NULL")),
         Index("predictions_deadline", "deadline", postgresql_where=_UNFINISHED),
         Index("predictions_finished", "finished_at", postgresql_where=text("finished_at IS NOT NULL")),

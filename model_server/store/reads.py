@@ -12,7 +12,10 @@ from model_server.store.models import IMAGES, PREDICTIONS, QUEUED, RESOURCE_COLU
 
 _STATE = text("""
     SELECT
-      (SELECT count(*) FROM predictions WHERE status = 'queued' AND leader IS NULL) AS queued,
+      (SELECT coalesce(array_agg(waiting.number ORDER BY urgency), '{}') FROM (
+        SELECT urgency, (SELECT count(*) FROM predictions
+          WHERE status = 'queued' AND leader IS NULL AND priority = urgency) AS number
+        FROM generate_series(0, 7) AS urgency) AS waiting) AS queued_by_urgency,
       (SELECT count(*) FROM predictions WHERE status = 'running') AS running,
       (SELECT coalesce(extract(epoch FROM now() - min(created_at)), 0)::float
         FROM predictions WHERE status = 'queued' AND leader IS NULL) AS oldest_age_seconds,
@@ -26,13 +29,21 @@ _STATE = text("""
 
 @dataclass(frozen=True, slots=True)
 class QueueState:
-    """What waits and what runs; ``run_seconds`` is the mean of the last hundred runs, None before the first."""
+    """What waits and what runs; ``run_seconds`` is the mean of the last hundred runs, None before the first.
 
-    queued: int
+    ``queued_by_urgency`` has eight numbers, the most urgent first.
+    """
+
+    queued_by_urgency: list[int]
     running: int
     oldest_age_seconds: float
     run_seconds: float | None
     callbacks: int
+
+    @property
+    def queued(self) -> int:
+        """How many wait, whatever their urgency."""
+        return sum(self.queued_by_urgency)
 
 
 async def prediction(database: Database, identifier: UUID) -> Record | None:

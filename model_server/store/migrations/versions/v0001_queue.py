@@ -88,7 +88,13 @@ def upgrade() -> None:
     op.create_index(
         "predictions_leader", "predictions", ["leader"], unique=False, postgresql_where=sa.text("leader IS NOT NULL")
     )
-    op.create_index("predictions_status", "predictions", ["status", "id"], unique=False)
+    op.create_index(
+        "predictions_status",
+        "predictions",
+        ["status", "id"],
+        unique=False,
+        postgresql_where=sa.text("status <> 'succeeded'"),
+    )
     op.create_index(
         "predictions_waiting",
         "predictions",
