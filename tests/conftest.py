@@ -90,13 +90,13 @@ def running_server(log: Path, *, ready: bool = True, port: int = 0, **settings: 
                 process.wait()
 
 
-def wait_until_answers(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+def wait_until_answers(url: str, process: subprocess.Popen[bytes], log: Path, status: int = 200) -> None:
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         if process.poll() is not None:
             pytest.fail(f"the server ended with {process.returncode}:\n{log.read_text()}")
         with contextlib.suppress(httpx.TransportError):
-            if httpx.get(url).status_code == 200:
+            if httpx.get(url).status_code == status:
                 return
         time.sleep(0.05)
     pytest.fail(f"{url} did not answer within {START_SECONDS} s:\n{log.read_text()}")

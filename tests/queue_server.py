@@ -85,6 +85,7 @@ def running_proxy(  # noqa: PLR0913 - each is one thing that tests change
     port: int | None = None,
     arguments: Iterable[str] = (),
     model: str = MODEL,
+    ready: int = 200,
     **settings: object,
 ) -> Iterator[Proxy]:
     """Start a queue-proxy with MODEL_SERVER_ settings and wait until it is ready."""
@@ -103,7 +104,7 @@ def running_proxy(  # noqa: PLR0913 - each is one thing that tests change
     with log.open("ab") as output:
         process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
     try:
-        wait_until_answers(f"http://127.0.0.1:{port}/readyz", process, log)
+        wait_until_answers(f"http://127.0.0.1:{port}/readyz", process, log, ready)
         yield Proxy(f"http://127.0.0.1:{port}", database_url, process, log, model)
     finally:
         if process.poll() is None:

@@ -196,6 +196,13 @@ def test_a_reply_that_breaks_off_is_not_taken_for_whole(tmp_path, database_url):
         thread.join()
 
 
+def test_a_form_is_passed_on_as_the_image_in_it(front, server):
+    content = photo()
+    direct = httpx.post(server.predict_url, content=content, headers=IMAGE)
+    through = httpx.post(front.predict_url, files={"file": ("photo.jpg", content, "image/jpeg")})
+    assert (through.status_code, through.content) == (200, direct.content)
+
+
 def test_a_wrong_preference_is_ignored(front, server):
     reply = httpx.post(front.predict_url, content=photo(), headers={**IMAGE, "Prefer": "return=minimal, wait=3"})
     assert reply.status_code == 200

@@ -389,6 +389,32 @@ def test_health_says_what_works(idle):
     assert idle.get("/readyz").status_code == 200
 
 
+def test_a_database_without_tables_is_said_so(tmp_path, postgres, stub):
+    from sqlalchemy.engine import make_url
+
+    url = make_url(postgres).set(database="postgres").render_as_string(hide_password=False)
+    with running_proxy(tmp_path / "log", url, stub.url, ready=503) as proxy:
+        reply = proxy.get("/readyz")
+        assert (reply.status_code, "migrate" in reply.json()["error"]) == (503, True)
+        assert proxy.submit().status_code == 503
+
+
+def test_sigterm_ends_those_who_wait_with_what_there_is(tmp_path, database_url, stub):
+    with (
+        running_proxy(tmp_path / "log", database_url, stub.url, arguments=["--no-dispatch"]) as proxy,
+        ThreadPoolExecutor(2) as pool,
+    ):
+        identifier = proxy.submit().json()["id"]
+        waiting = pool.submit(proxy.get, f"/v1/predictions/{identifier}", Prefer="wait=50")
+        watching = pool.submit(proxy.get, f"/v1/predictions/{identifier}/events")
+        time.sleep(0.5)
+        begun = time.monotonic()
+        assert proxy.stop() == 0
+        assert time.monotonic() - begun < 5
+        assert waiting.result().json()["status"] == "queued"
+        assert "event: queued" in watching.result().text
+
+
 def test_a_process_that_only_dispatches_serves_no_predictions(tmp_path, database_url, stub):
     with (
         running_proxy(tmp_path / "log", database_url, stub.url, arguments=["--dispatch-only"]) as worker,

@@ -8,10 +8,11 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route, Router
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from model_server.errors import NotReady
-from model_server.queue_proxy import openapi, page, prefer
+from model_server.http import body
+from model_server.queue_proxy import intake, openapi, page, prefer
 from model_server.queue_proxy.parts import Parts
 from model_server.queue_proxy.passthrough import PassThrough
 from model_server.queue_proxy.predictions import PredictionRoutes, json_response
@@ -30,10 +31,25 @@ class Door:
         """Answer one request."""
         wishes = prefer.preferences(scope, self._parts.settings.wait_most_seconds)
         if not wishes.respond_async:
+            if body.media_type(scope) == intake.MULTIPART:
+                scope, receive = await self._unwrap(scope, receive)
             await self._through(scope, receive, send)
             return
         response = await self._submit.submit(Request(scope, receive), wishes)
         await response(scope, receive, send)
+
+    async def _unwrap(self, scope: Scope, receive: Receive) -> tuple[Scope, Receive]:
+        """Return the request as if the image in its form had been sent by itself, which the predictor reads."""
+        settings = self._parts.settings
+        work = await intake.read_work(scope, await body.read(scope, receive, settings), settings)
+        image = work.image or b""
+        given = {b"content-type": work.media_type.encode(), b"content-length": str(len(image)).encode()}
+        headers = [(name, given.get(name, value)) for name, value in scope["headers"]]
+
+        async def receive_image() -> Message:
+            return {"type": "http.request", "body": image}
+
+        return {**scope, "headers": headers}, receive_image
 
 
 class _Router(Router):
@@ -84,7 +100,7 @@ def operations(parts: Parts) -> list[Route]:
         return json_response({"status": "ok"})
 
     async def readyz(_request: Request) -> Response:
-        if parts.stopping:
+        if parts.watch.closing:
             raise NotReady("The server is shutting down.")
         await parts.resources.state()
         return json_response({"status": "ready"})

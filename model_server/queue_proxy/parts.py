@@ -20,7 +20,6 @@ class Parts:
     upstream: Upstream
     watch: Watch
     resources: Resources
-    stopping: bool = False
 
     @classmethod
     def make(cls, settings: QueueProxySettings) -> Parts:

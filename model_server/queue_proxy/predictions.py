@@ -65,7 +65,7 @@ class PredictionRoutes:
         with self._watch.changes_of(row.id) as changed:
             while not is_finished(row := await self._resources.row(str(row.id))):
                 left = end - loop.time()
-                if left <= 0:
+                if left <= 0 or self._watch.closing:
                     break
                 await _set_within(changed, min(left, LOOK_AGAIN_SECONDS))
         return row
@@ -125,7 +125,7 @@ class PredictionRoutes:
                         row.status.encode(),
                         data,
                     )
-                if is_finished(row):
+                if is_finished(row) or self._watch.closing:
                     return
                 if not await _set_within(changed, SILENCE_SECONDS):
                     yield b": still waiting\n\n"

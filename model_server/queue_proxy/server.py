@@ -65,7 +65,7 @@ async def _run(settings: QueueProxySettings, *, serve: bool, dispatch: bool) -> 
         logger.info("listening", extra={"http": listener.getsockname()[1], "dispatch": dispatch, "serve": serve})
         await _until_one_ends({serving, *background, *filter(None, [dispatching])}, stopping)
         logger.info("stopping: finishing what is in flight")
-        parts.stopping = True
+        parts.watch.close()
         if dispatcher and dispatching:
             dispatcher.stop()
             await dispatching

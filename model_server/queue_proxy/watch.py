@@ -33,6 +33,12 @@ class Watch:
         self._on_change: list[OnChange] = []
         self.work = asyncio.Event()
         self.listening = False
+        self.closing = False
+
+    def close(self) -> None:
+        """Wake whoever waits, to answer with what there is: the server is shutting down."""
+        self.closing = True
+        self._wake_all()
 
     def on_change(self, tell: OnChange) -> None:
         """Call ``tell(prediction, status)`` on every change that is heard of."""

@@ -10,11 +10,12 @@ from typing import Any
 import orjson
 from psycopg import AsyncConnection as DriverConnection
 from psycopg import OperationalError
+from psycopg.errors import UndefinedTable
 from psycopg.types.array import ListBinaryDumper
 from psycopg.types.string import BytesBinaryDumper
 from sqlalchemy import event
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError
+from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, ProgrammingError
 from sqlalchemy.exc import OperationalError as SQLOperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
@@ -71,6 +72,10 @@ class Database:
         except (SQLOperationalError, InterfaceError, PoolTimeout, OperationalError) as error:
             logger.warning("database unavailable: %s", type(error).__name__)
             raise DatabaseUnavailable(with_reason) from error
+        except (ProgrammingError, UndefinedTable) as error:
+            if not isinstance(getattr(error, "orig", error), UndefinedTable):
+                raise
+            raise DatabaseUnavailable("The database has no tables yet; `model-server migrate` makes them.") from error
         except DBAPIError as error:
             if not error.connection_invalidated and not _is_shutting_down(error.orig):
                 raise
