@@ -198,6 +198,8 @@ FAILURES = {
     "nonsense": (200, b"<html>"),
     "no predictions": (200, b'{"predictions": []}'),
     "not an object": (200, b"[1]"),
+    "what PostgreSQL cannot hold": (200, b'{"predictions": [{"label": "\\u0000"}]}'),
+    "a message that it cannot hold": (500, b'{"error": "\\u0000"}'),
 }
 
 

@@ -325,7 +325,7 @@ REFUSED = {
     "not base64": (json.dumps({"instances": [{"b64": "!"}]}).encode(), JSON, 400, "base64"),
     "base64 of text": (json.dumps({"instances": [{"b64": "aGVsbG8="}]}).encode(), JSON, 400, "not an image"),
     "instance of text": (json.dumps({"instances": ["x"]}).encode(), JSON, 400, r"instances\[0\]"),
-    "65 instances": (json.dumps({"instances": [GOOD] * 65}).encode(), JSON, 413, "at most 64"),
+    "65 instances": (json.dumps({"instances": [GOOD] * 65}).encode(), JSON, 400, "at most 64"),
     "NUL": (json.dumps({"instances": [GOOD], "parameters": {"\0": 1}}).encode(), JSON, 400, "NUL"),
     "form without boundary": (b"x", "multipart/form-data", 400, "form"),
     "form without file": (b"--x\r\n\r\n--x--", "multipart/form-data; boundary=x", 400, "form|file"),

@@ -24,6 +24,8 @@ logger = logging.getLogger("model_server.access")
 CLIENT_CLOSED_REQUEST = 499
 """Status in log and metrics of a caller who went away, after nginx."""
 REPLY_STARTED = "model_server.reply_started"
+LOG_FIELDS = "model_server.log_fields"
+"""In the scope: a dictionary of what a route adds to the access line."""
 UNEXPECTED = "The server failed to answer; its log has the reason under this X-Request-Id."
 QUIET_PATHS = ("/metrics", "/v2/health/live", "/v2/health/ready", "/", "/healthz", "/readyz")
 
@@ -110,5 +112,6 @@ def _log_access(scope: Scope, status: int, seconds: float) -> None:
             "status": status,
             "duration_ms": round(seconds * 1000, 2),
             "client": client[0] if client else "",
+            **scope.get(LOG_FIELDS, {}),
         }
         logger.log(level, "%s %s", scope["method"], path, extra=fields)

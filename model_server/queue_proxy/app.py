@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.requests import Request
@@ -10,13 +11,15 @@ from starlette.responses import Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from model_server.errors import NotReady
+from model_server.errors import DatabaseUnavailable, NotReady
 from model_server.http import body
 from model_server.queue_proxy import intake, openapi, page, prefer
 from model_server.queue_proxy.parts import Parts
 from model_server.queue_proxy.passthrough import PassThrough
 from model_server.queue_proxy.predictions import PredictionRoutes, json_response
 from model_server.queue_proxy.submit import SubmitRoute
+
+logger = logging.getLogger(__name__)
 
 
 class Door:
@@ -106,7 +109,10 @@ def operations(parts: Parts) -> list[Route]:
         return json_response({"status": "ready"})
 
     async def metrics(_request: Request) -> Response:
-        await parts.resources.state()
+        try:
+            await parts.resources.state()
+        except DatabaseUnavailable:
+            logger.warning("metrics without the queue's state: the database does not answer")
         return Response(await asyncio.to_thread(generate_latest), media_type=CONTENT_TYPE_LATEST)
 
     return [

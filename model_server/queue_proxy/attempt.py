@@ -17,6 +17,8 @@ from model_server.store.runs import Claimed, Outcome
 LONGEST_MESSAGE = 500
 TEMPORARY = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS}
 """Of the 4xx, those that say "later" and not "never"."""
+NUL = rb"\u0000"
+"""No text in PostgreSQL may hold this character."""
 AWAY = {HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT}
 
 
@@ -71,6 +73,8 @@ def _failed(claimed: Claimed, message: str) -> Outcome:
 
 
 def _predictions(body: bytes) -> list[Any] | None:
+    if NUL in body:
+        return None
     try:
         document = orjson.loads(body)
     except orjson.JSONDecodeError:
@@ -86,4 +90,4 @@ def _message(body: bytes) -> str:
     except orjson.JSONDecodeError:
         return ""
     message = document.get("error") if isinstance(document, dict) else None
-    return message[:LONGEST_MESSAGE] if isinstance(message, str) else ""
+    return message.replace("\0", "")[:LONGEST_MESSAGE] if isinstance(message, str) else ""

@@ -89,7 +89,8 @@ class Dispatcher:
 
     async def _take(self) -> None:
         """Claim what there are slots for, or wait for slots, work or the predictor."""
-        if not await self._or_stop(self.circuit.wait_until_closed()):
+        if self.circuit.is_open:
+            await self._or_stop(self.circuit.wait_until_closed())
             return
         free = self._slots - len(self._in_flight)
         if free < max(1, self._slots // REFILL_SHARE):
@@ -209,15 +210,12 @@ class Dispatcher:
             except DatabaseUnavailable:
                 continue  # the transaction has logged it; the next round is soon
 
-    async def _or_stop(self, waiting: Coroutine[Any, Any, Any]) -> bool:
-        """Wait, but no longer than until ``stop``; return whether the wait was over first."""
+    async def _or_stop(self, waiting: Coroutine[Any, Any, Any]) -> None:
+        """Wait, but no longer than until ``stop``."""
         task, stop = asyncio.ensure_future(waiting), asyncio.ensure_future(self._stopping.wait())
         await asyncio.wait({task, stop}, return_when=asyncio.FIRST_COMPLETED)
         stop.cancel()
-        if task.done():
-            return True
         task.cancel()
-        return False
 
     async def _finish_in_flight(self) -> None:
         """Wait for what is in flight; what outlasts the grace is given back, to be run elsewhere."""

@@ -109,7 +109,7 @@ def _document_work(data: bytes, settings: ServiceSettings) -> Work:
     if not isinstance(instances, list) or not instances:
         raise InvalidInput('The body needs "instances": a list of at least one image.')
     if len(instances) > settings.max_instances:
-        raise PayloadTooLarge(
+        raise InvalidInput(
             f"The request has {len(instances):,} images; at most {settings.max_instances:,} are allowed."
         )
     parameters = document.get("parameters", {})

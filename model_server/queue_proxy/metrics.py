@@ -43,7 +43,9 @@ CIRCUIT_OPEN = Gauge("model_server_queue_proxy_circuit_open", "1 while the dispa
 SYNC_IN_FLIGHT = Gauge("model_server_queue_proxy_sync_in_flight", "Synchronous requests at the predictor.")
 SYNC_WAITING = Gauge("model_server_queue_proxy_sync_waiting", "Synchronous requests that wait for a slot.")
 SYNC_CACHE = Counter(
-    "model_server_queue_proxy_sync_cache", "Synchronous predictions by Cache-Status: hit, collapsed, miss.", ["status"]
+    "model_server_queue_proxy_sync_cache",
+    "Synchronous predictions by Cache-Status: hit, collapsed, miss, request (anew by wish).",
+    ["status"],
 )
 CALLBACKS = Counter("model_server_queue_proxy_callbacks", "Callbacks tried: delivered, retried, given_up.", ["outcome"])
 CALLBACKS_WAITING = Gauge("model_server_queue_proxy_callbacks_waiting", "Callbacks neither delivered nor given up.")

@@ -152,7 +152,7 @@ async def _relay(response: ClientResponse, send: Send) -> None:
 
 
 async def _reply(reply: Reply, cache_status: bytes, send: Send) -> None:
-    metrics.SYNC_CACHE.labels(cache_status.decode().rpartition(" ")[2]).inc()
+    metrics.SYNC_CACHE.labels(cache_status.decode().rpartition(" ")[2].removeprefix("fwd=")).inc()
     headers = [*reply.headers, (CACHE_STATUS, b"queue-proxy; " + cache_status)]
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})
     await send({"type": "http.response.body", "body": reply.body})

@@ -14,6 +14,7 @@ from model_server import telemetry
 from model_server.config import QueueProxySettings
 from model_server.errors import ModelServerError, NotFound
 from model_server.http import body
+from model_server.http.envelope import LOG_FIELDS
 from model_server.queue_proxy import intake, metrics, prefer
 from model_server.queue_proxy.callback_address import CallbackAddresses
 from model_server.queue_proxy.gather import Gatherer
@@ -57,6 +58,7 @@ class SubmitRoute:
             raise accepted
         metrics.SUBMITTED.labels(accepted.cache or ("computed" if accepted.created else "repeated")).inc()
         row = accepted.row
+        request.scope[LOG_FIELDS] = {"prediction_id": str(row.id)}
         if wishes.wait_seconds:
             row = await self._predictions.wait(row, wishes.wait_seconds)
         path = f"/v1/predictions/{row.id}"
