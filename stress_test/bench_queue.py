@@ -1,8 +1,9 @@
 """Benchmark of the queue-proxy: what submitting, dispatching and passing through cost, and whether memory stays flat.
 
-The predictor has one core, everything else another: queue-proxy, PostgreSQL and load generator. Costs are CPU time of
-processes. Every image differs, so that nothing is answered from a cache. Figures are medians over rounds; what is
-compared is measured in the same run.
+Draining and passing through, the predictor has one core, everything else another: queue-proxy, PostgreSQL and load
+generator. Submitting, and one request at a time, they share all cores. Costs are CPU time of processes. Every image
+differs, so that nothing is answered from a cache. Figures are medians over rounds; what is compared is measured in the
+same run.
 
 Example: python stress_test/bench_queue.py --model-dir ../shared/data/imagenet --image cat.jpg --rounds 3
 """
@@ -27,6 +28,7 @@ from pathlib import Path
 import psutil
 import psycopg
 from bench_predictor import (
+    WARM_UP_SECONDS,
     cpu_seconds,
     free_port,
     http_request,
@@ -49,6 +51,7 @@ MODEL = "bench"
 PREDICT = f"/v1/models/{MODEL}:predict"
 ASYNC = "Prefer: respond-async\r\n"
 WAITING = "Prefer: respond-async, wait=30\r\n"
+SECONDS = 4
 SERIAL_BYTES = 12
 """At the end of each body, after the JPEG's own end: makes every image another."""
 LIMITS = {
@@ -87,15 +90,12 @@ def on_core(core: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def proxy(database: str, predictor: str, *arguments: str, **settings: object) -> Iterator[tuple[str, int]]:
-    """Start a queue-proxy on the other core; yields its URL and process id."""
+    """Start a queue-proxy; yields its URL and process id."""
     port = free_port()
     given = {"database_url": database, "predictor_url": predictor, "queue_proxy_host": "127.0.0.1", **settings}
     environment = {**os.environ, "MODEL_SERVER_QUEUE_PROXY_PORT": str(port), "MODEL_SERVER_LOG_LEVEL": "warning"}
     environment |= {f"MODEL_SERVER_{name.upper()}": str(value) for name, value in given.items()}
-    with (
-        on_core(OTHER_CORE),
-        started([sys.executable, "-m", "model_server", "queue-proxy", *arguments], environment) as process,
-    ):
+    with started([sys.executable, "-m", "model_server", "queue-proxy", *arguments], environment) as process:
         wait_for(f"http://127.0.0.1:{port}/readyz", process)
         yield f"http://127.0.0.1:{port}", process.pid
 
@@ -135,13 +135,24 @@ def submit(url: str, data: bytes, jobs: int, connections: int, extra: str = ASYN
     return asyncio.run(Submitter(url, data, extra).run(jobs, connections))
 
 
-def postgres_cpu_seconds(database: str) -> float:
-    """Return CPU time of the server with all its processes, those that have ended too."""
+def postgres_server(database: str) -> psutil.Process:
     with psycopg.connect(database) as connection:
-        backend = psutil.Process(connection.info.backend_pid)
-        server = backend.parent()
+        server = psutil.Process(connection.info.backend_pid).parent()
     if server is None:
         raise RuntimeError("PostgreSQL has no server process")
+    return server
+
+
+def let_postgres_run_on(database: str, cores: set[int]) -> None:
+    server = postgres_server(database)
+    for process in (server, *server.children()):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.cpu_affinity(sorted(cores))
+
+
+def postgres_cpu_seconds(database: str) -> float:
+    """Return CPU time of the server with all its processes, those that have ended too."""
+    server = postgres_server(database)
     times = server.cpu_times()
     total = cpu_seconds(server.pid) + float(times.children_user + times.children_system)
     for child in server.children():
@@ -184,7 +195,8 @@ def measure_jobs(figures: Figures, database: str, predictor: str, data: bytes, j
         submit_cpu = cpu_seconds(pid) - proxy_before
     figures.add("submit p50 ms", latency["p50"])
     figures.add("submit p99 ms", latency["p99"])
-    with proxy(database, predictor, "--dispatch-only") as (_, pid):
+    let_postgres_run_on(database, {OTHER_CORE})
+    with on_core(OTHER_CORE), proxy(database, predictor, "--dispatch-only") as (_, pid):
         wait_until_drained(database, jobs, 300)
         # Its start costs CPU time that no job does.
         dispatch_cpu = cpu_seconds(pid) - START_CPU[0]
@@ -192,6 +204,7 @@ def measure_jobs(figures: Figures, database: str, predictor: str, data: bytes, j
     figures.add("CPU-ms a job", total / jobs * 1000)
     figures.add("CPU-ms submit, queue-proxy", submit_cpu / jobs * 1000)
     figures.add("CPU-ms dispatch, queue-proxy", dispatch_cpu / jobs * 1000)
+    let_postgres_run_on(database, os.sched_getaffinity(0))
     (seconds,) = query(
         database, "SELECT extract(epoch FROM max(finished_at) - min(started_at))::float FROM predictions"
     )
@@ -212,17 +225,17 @@ def measure_sync(figures: Figures, database: str, direct: str, predictor: subpro
     """Compare the predictor's own rate and CPU time with those through the queue-proxy."""
     request = http_request(PREDICT, "image/jpeg", data)
     with on_core(OTHER_CORE):
-        alone = measure([direct], [predictor], request, 32, 4)
+        alone = measure([direct], [predictor], request, 32, SECONDS)
     figures.add("sync images/s, direct", alone["rate"])
-    with proxy(database, direct, "--no-dispatch", cache_seconds=0) as (url, pid), on_core(OTHER_CORE):
-        process = subprocess.Popen(["sleep", "0"])
-        process.wait()
+    with on_core(OTHER_CORE), proxy(database, direct, "--no-dispatch", cache_seconds=0) as (url, pid):
         before = cpu_seconds(pid)
-        through = measure([url], [predictor], request, 32, 4)
+        through = measure([url], [predictor], request, 32, SECONDS)
         spent = cpu_seconds(pid) - before
-    # The warm-up's requests are in the denominator by their time share: measure() counts the main part alone.
+    # Of the time in which the queue-proxy worked, measure() counts the part after the warm-up alone.
+    passed = through["rate"] * (SECONDS + WARM_UP_SECONDS)
     figures.add("pass-through images/s", through["rate"])
-    figures.add("pass-through CPU-ms", spent / (through["rate"] * 5.5) * 1000 + through["cpu_ms"] - alone["cpu_ms"])
+    figures.add("pass-through CPU-ms, queue-proxy", spent / passed * 1000)
+    figures.add("pass-through CPU-ms", spent / passed * 1000 + through["cpu_ms"] - alone["cpu_ms"])
 
 
 def measure_idle(figures: Figures, database: str, direct: str, data: bytes) -> None:
@@ -253,9 +266,8 @@ def measure_memory(database: str, direct: str, data: bytes, jobs: int) -> tuple[
 def run(given: argparse.Namespace, model_dir: Path, data: bytes, folder: Path) -> None:
     figures = Figures()
     with contextlib.ExitStack() as stack:
-        with on_core(OTHER_CORE):
-            database = stack.enter_context(embedded_postgres(folder / "postgres"))
-            migrate(make_url(database).set(drivername="postgresql+psycopg"))
+        database = stack.enter_context(embedded_postgres(folder / "postgres"))
+        migrate(make_url(database).set(drivername="postgresql+psycopg"))
         with on_core(PREDICTOR_CORE):
             direct, predictor = stack.enter_context(ours(model_dir, threads=1))
         urllib.request.urlopen(urllib.request.Request(direct + PREDICT, data, {"Content-Type": "image/jpeg"})).read()
@@ -263,9 +275,8 @@ def run(given: argparse.Namespace, model_dir: Path, data: bytes, folder: Path) -
         for number in range(given.rounds):
             progress(f"round {number + 1} of {given.rounds}")
             measure_sync(figures, database, direct, predictor, data)
-            with on_core(OTHER_CORE):
-                measure_jobs(figures, database, direct, data, given.jobs)
-                measure_idle(figures, database, direct, data)
+            measure_jobs(figures, database, direct, data, given.jobs)
+            measure_idle(figures, database, direct, data)
             figures.add(
                 "drain, share of sync", figures.rows["drain jobs/s"][-1] / figures.rows["sync images/s, direct"][-1]
             )

@@ -44,7 +44,7 @@ SYNC_IN_FLIGHT = Gauge("model_server_queue_proxy_sync_in_flight", "Synchronous r
 SYNC_WAITING = Gauge("model_server_queue_proxy_sync_waiting", "Synchronous requests that wait for a slot.")
 SYNC_CACHE = Counter(
     "model_server_queue_proxy_sync_cache",
-    "Synchronous predictions by Cache-Status: hit, collapsed, miss, request (anew by wish).",
+    "Synchronous predictions by Cache-Status: hit, collapsed, miss, request (made anew).",
     ["status"],
 )
 CALLBACKS = Counter("model_server_queue_proxy_callbacks", "Callbacks tried: delivered, retried, given_up.", ["outcome"])
