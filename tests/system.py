@@ -113,6 +113,7 @@ def settings_for(folder: Path, **settings: object) -> dict[str, str]:
 @contextlib.contextmanager
 def running_system(folder: Path, **settings: object) -> Iterator[System]:
     """Start a system with MODEL_SERVER_ settings, wait until it is ready, end it by Ctrl-C."""
+    folder.mkdir(exist_ok=True)
     environment = settings_for(folder, **settings)
     log, output = folder / "log", folder / "output"
     with log.open("wb") as error, output.open("wb") as out:

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from conftest import REPOSITORY
+from conftest import REPOSITORY, database_folder
 from pictures import draw, encode
 from system import System, running_system
 
@@ -37,8 +37,8 @@ SEND_FILES = """([way, data, name, type]) => {
 
 
 @pytest.fixture(scope="module")
-def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    with running_system(tmp_path_factory.mktemp("page")) as running:
+def system() -> Iterator[System]:
+    with database_folder() as folder, running_system(folder) as running:
         yield running
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import httpx
 import pytest
 
+from conftest import database_folder
 from pictures import draw, encode
 from system import COMMAND, System, running_system
 
@@ -26,8 +27,8 @@ QUEUED = {"id": "1", "status": "queued"}
 
 
 @pytest.fixture(scope="module")
-def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    with running_system(tmp_path_factory.mktemp("submit")) as running:
+def system() -> Iterator[System]:
+    with database_folder() as folder, running_system(folder) as running:
         yield running
 
 

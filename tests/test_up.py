@@ -17,6 +17,7 @@ import psutil
 import psycopg
 import pytest
 
+from conftest import database_folder
 from model_server.store.embedded import embedded_postgres
 from pictures import draw, encode
 from system import COMMAND, END_SECONDS, System, alive, running_system, settings_for
@@ -26,9 +27,15 @@ IMAGE = {"Content-Type": "image/jpeg"}
 
 
 @pytest.fixture(scope="module")
-def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    with running_system(tmp_path_factory.mktemp("up")) as running:
+def system() -> Iterator[System]:
+    with database_folder() as folder, running_system(folder) as running:
         yield running
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    with database_folder() as made:
+        yield made
 
 
 def up(environment: dict[str, str], *options: str) -> subprocess.CompletedProcess[str]:
@@ -91,15 +98,15 @@ def test_database_that_is_killed_is_reported_and_started_again(system: System) -
     assert httpx.get(path).json()["status"] == "succeeded"
 
 
-def test_one_folder_is_for_one_system(system: System, tmp_path: Path) -> None:
-    finished = up(settings_for(tmp_path, data_dir=system.data))
+def test_one_folder_is_for_one_system(system: System, folder: Path) -> None:
+    finished = up(settings_for(folder, data_dir=system.data))
     assert finished.returncode == 2
     assert f"MODEL_SERVER_DATA_DIR={system.data}: another `model-server up` works with it" in finished.stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_signal_ends_everything_and_predictions_outlive_it(tmp_path: Path, number: signal.Signals) -> None:
-    with running_system(tmp_path) as system:
+def test_signal_ends_everything_and_predictions_outlive_it(folder: Path, number: signal.Signals) -> None:
+    with running_system(folder) as system:
         accepted = httpx.post(system.predict_url, content=PHOTO, headers=IMAGE | {"Prefer": "respond-async, wait=20"})
         descendants = [*psutil.Process(system.process.pid).children(recursive=True), *system.postgres()]
         assert len(descendants) >= 3
@@ -110,14 +117,14 @@ def test_signal_ends_everything_and_predictions_outlive_it(tmp_path: Path, numbe
         assert alive(descendants) == []
         assert "Traceback" not in system.log.read_text()
         assert "server stopped" in postgres_log(system) or "database system is shut down" in postgres_log(system)
-    with running_system(tmp_path) as system:
+    with running_system(folder) as system:
         kept = httpx.get(f"{system.url}/v1/predictions/{accepted.json()['id']}").json()
     assert kept["predictions"] == accepted.json()["predictions"]
 
 
-def test_ctrl_c_under_load_keeps_its_time_and_loses_nothing(tmp_path: Path) -> None:
+def test_ctrl_c_under_load_keeps_its_time_and_loses_nothing(folder: Path) -> None:
     pictures = [encode(draw(3000 + number, 2000)) for number in range(24)]
-    with running_system(tmp_path) as system:
+    with running_system(folder) as system:
         url = system.predict_url
         asking = IMAGE | {"Prefer": "respond-async"}
         accepted = [httpx.post(url, content=picture, headers=asking).json()["id"] for picture in pictures]
@@ -125,15 +132,15 @@ def test_ctrl_c_under_load_keeps_its_time_and_loses_nothing(tmp_path: Path) -> N
         system.process.send_signal(signal.SIGINT)
         assert system.process.wait(END_SECONDS) == 0
         assert time.monotonic() - begun < END_SECONDS
-    with running_system(tmp_path) as system:
+    with running_system(folder) as system:
         for identifier in accepted:
             resource = httpx.get(f"{system.url}/v1/predictions/{identifier}", headers={"Prefer": "wait=30"}, timeout=40)
             assert resource.json()["status"] == "succeeded"
 
 
-def test_database_of_ones_own_is_used_and_left_running(tmp_path: Path) -> None:
-    with embedded_postgres(tmp_path / "elsewhere") as url:
-        with running_system(tmp_path, database_url=url) as system:
+def test_database_of_ones_own_is_used_and_left_running(folder: Path) -> None:
+    with embedded_postgres(folder / "elsewhere") as url:
+        with running_system(folder, database_url=url) as system:
             reply = httpx.post(system.predict_url, content=PHOTO, headers=IMAGE | {"Prefer": "respond-async, wait=20"})
             assert reply.json()["status"] == "succeeded"
         assert system.process.returncode == 0
@@ -146,8 +153,8 @@ def postgres_log(system: System) -> str:
     return (system.data / "postgres" / "log").read_text()
 
 
-def test_ctrl_c_during_the_start_leaves_nothing_behind(tmp_path: Path) -> None:
-    environment = settings_for(tmp_path)
+def test_ctrl_c_during_the_start_leaves_nothing_behind(folder: Path) -> None:
+    environment = settings_for(folder)
     for seconds in (0.5, 1.5, 3):
         process = subprocess.Popen([COMMAND, "up"], env=environment, stderr=subprocess.DEVNULL, start_new_session=True)
         time.sleep(seconds)
@@ -155,11 +162,11 @@ def test_ctrl_c_during_the_start_leaves_nothing_behind(tmp_path: Path) -> None:
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does it
         process.wait(END_SECONDS)
         assert alive(descendants) == []
-        assert not (tmp_path / "data" / "postgres" / "postmaster.pid").exists()
+        assert not (folder / "data" / "postgres" / "postmaster.pid").exists()
 
 
-def test_services_end_with_a_system_that_is_killed(tmp_path: Path) -> None:
-    with running_system(tmp_path) as system:
+def test_services_end_with_a_system_that_is_killed(folder: Path) -> None:
+    with running_system(folder) as system:
         services = psutil.Process(system.process.pid).children(recursive=True)
         system.process.kill()
         system.process.wait()
@@ -167,7 +174,7 @@ def test_services_end_with_a_system_that_is_killed(tmp_path: Path) -> None:
         while alive(services) and time.monotonic() < deadline:
             time.sleep(0.05)
         assert alive(services) == []
-    with running_system(tmp_path) as system:  # finds PostgreSQL running, and ends it
+    with running_system(folder) as system:  # finds PostgreSQL running, and ends it
         assert httpx.get(f"{system.url}/readyz").status_code == 200
     assert system.postgres() == []
 
@@ -180,19 +187,19 @@ def test_services_end_with_a_system_that_is_killed(tmp_path: Path) -> None:
         ("predictor_grpc_port", "--grpc-port"),
     ],
 )
-def test_taken_port_is_named_before_anything_is_started(tmp_path: Path, setting: str, option: str) -> None:
+def test_taken_port_is_named_before_anything_is_started(folder: Path, setting: str, option: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        finished = up(settings_for(tmp_path, **{setting: port}))
+        finished = up(settings_for(folder, **{setting: port}))
     assert finished.returncode == 2
     assert finished.stderr == (
         f"model-server: 127.0.0.1:{port} is taken; choose another by {option} or MODEL_SERVER_{setting.upper()}.\n"
     )
-    assert not (tmp_path / "data").exists()
+    assert not (folder / "data").exists()
 
 
-def test_wrong_setting_of_a_service_is_named_before_anything_is_started(tmp_path: Path) -> None:
-    finished = up(settings_for(tmp_path, dispatch_concurrency="many"))
+def test_wrong_setting_of_a_service_is_named_before_anything_is_started(folder: Path) -> None:
+    finished = up(settings_for(folder, dispatch_concurrency="many"))
     assert finished.returncode == 2
     assert finished.stderr.startswith("model-server: MODEL_SERVER_DISPATCH_CONCURRENCY='many' is not valid")
-    assert not (tmp_path / "data").exists()
+    assert not (folder / "data").exists()
