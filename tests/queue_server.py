@@ -55,7 +55,8 @@ class Proxy:
 
     def submit(self, content: bytes | None = None, **headers: str) -> httpx.Response:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
-        return httpx.post(self.predict_url, content=photo() if content is None else content, headers={**ASYNC, **named})
+        body = photo() if content is None else content
+        return httpx.post(self.predict_url, content=body, headers={**ASYNC, **named}, timeout=60)
 
     def get(self, path: str, **headers: str) -> httpx.Response:
         return httpx.get(f"{self.url}{path}", headers=headers, timeout=60)

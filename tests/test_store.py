@@ -135,8 +135,8 @@ def test_a_job_is_stored_claimed_and_finished(run, database_url):
         (claimed,) = await claim(database)
         assert (claimed.id, claimed.run, claimed.is_image) == (accepted.row.id, 1, True)
         assert await claim(database) == []
-        assert await runs.finish(database, [done(claimed)]) == 1
-        assert await runs.finish(database, [done(claimed)]) == 0
+        assert len(await runs.finish(database, [done(claimed)])) == 1
+        assert len(await runs.finish(database, [done(claimed)])) == 0
         assert await status(database, accepted) == "succeeded"
 
     run(work)
@@ -162,9 +162,9 @@ def test_a_worker_that_lost_its_lease_cannot_write(run):
         (second,) = await claim(database, lease=1, worker=OTHER)
         assert (second.id, second.run) == (first.id, 2)
         wrong = dataclasses.replace(done(first), predictions=[{"label": "wrong"}])
-        assert await runs.finish(database, [wrong]) == 0
+        assert len(await runs.finish(database, [wrong])) == 0
         assert await status(database, accepted) == "running"
-        assert await runs.finish(database, [done(second)]) == 1
+        assert len(await runs.finish(database, [done(second)])) == 1
         row = await reads.prediction(database, accepted.row.id)
         assert row is not None
         assert row.predictions == RESULT
@@ -189,7 +189,7 @@ def test_a_retry_is_due_after_its_delay(run):
         accepted = await submit(database, submission())
         (claimed,) = await claim(database)
         error = {"code": "attempt_failed", "message": "no"}
-        assert await runs.finish(database, [Outcome(claimed, error=error, retry_seconds=0.5)]) == 1
+        assert len(await runs.finish(database, [Outcome(claimed, error=error, retry_seconds=0.5)])) == 1
         assert await status(database, accepted) == "queued"
         assert await claim(database) == []
         await asyncio.sleep(0.6)
@@ -206,7 +206,7 @@ def test_cancelled_is_cancelled(run, database_url, running):
         claimed = await claim(database) if running else []
         assert await runs.cancel(database, accepted.row.id)
         assert not await runs.cancel(database, accepted.row.id)
-        assert await runs.finish(database, [done(one) for one in claimed]) == 0
+        assert len(await runs.finish(database, [done(one) for one in claimed])) == 0
         assert await claim(database, lease=1) == []
         assert await status(database, accepted) == "cancelled"
 
@@ -234,7 +234,7 @@ def test_identical_work_in_flight_is_done_once(run):
         assert [one.cache for one in all_at_once if isinstance(one, Accepted)] == [None, "collapsed", "collapsed"]
         later = await submit(database, same)
         (claimed,) = await claim(database)
-        assert await runs.finish(database, [done(claimed)]) == 1
+        assert len(await runs.finish(database, [done(claimed)])) == 1
         for one in (*all_at_once, later):
             assert await status(database, one) == "succeeded"  # type: ignore[arg-type]
         reused = await submit(database, same)

@@ -105,7 +105,7 @@ class Dispatcher:
             return
         for one in claimed:
             self._begin(one)
-        if not claimed:
+        if len(claimed) < free:
             await self._wait_for_work()
 
     async def _wait_for_work(self) -> None:
@@ -157,7 +157,6 @@ class Dispatcher:
     def _again(self, claimed: Claimed, reason: str, delay: float) -> Outcome:
         logger.info("attempt failed", extra={"prediction_id": str(claimed.id), "reason": reason})
         jittered = delay * random.uniform(0.5, 1.5)  # noqa: S311 - spread, not secrecy
-        self._wake_in(jittered)
         return Outcome(claimed, error={"code": "attempt_failed", "message": reason}, retry_seconds=jittered)
 
     def _wake_in(self, seconds: float) -> None:
@@ -179,13 +178,16 @@ class Dispatcher:
     async def _write(self, outcomes: list[Outcome]) -> list[None]:
         written = await runs.finish(self._database, outcomes)
         for outcome in outcomes:
-            if outcome.retry_seconds is None:
+            if outcome.claimed.id not in written:
+                metrics.DISCARDED.inc()
+                logger.info(
+                    "result discarded: cancelled, late, or run elsewhere",
+                    extra={"prediction_id": str(outcome.claimed.id)},
+                )
+            elif outcome.retry_seconds is not None:
+                self._wake_in(outcome.retry_seconds)
+            else:
                 metrics.RESULTS.labels("failed" if outcome.error else "succeeded").inc()
-        if written < len(outcomes):
-            metrics.DISCARDED.inc(len(outcomes) - written)
-            logger.info(
-                "results discarded: cancelled, late, or run elsewhere", extra={"count": len(outcomes) - written}
-            )
         return [None] * len(outcomes)
 
     def _heard(self, prediction: UUID, status: str) -> None:

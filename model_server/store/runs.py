@@ -176,20 +176,20 @@ def _claimed(row: Record, image: Record | None, job: Job) -> Claimed:
     )
 
 
-async def finish(database: Database, outcomes: Sequence[Outcome]) -> int:
-    """Write how runs ended, all or none; return how many were ours to write.
+async def finish(database: Database, outcomes: Sequence[Outcome]) -> set[UUID]:
+    """Write how runs ended, all or none; return which predictions were ours to write.
 
     A run that lost its lease, or whose prediction was cancelled, writes nothing.
     """
     ended = [outcome for outcome in outcomes if outcome.retry_seconds is None]
     async with database.transaction() as connection:
-        written = await _finish(connection, ended) if ended else set()
+        written: set[UUID] = await _finish(connection, ended) if ended else set()
         for outcome in outcomes:
             if outcome.retry_seconds is not None and await _put_back(connection, outcome):
                 written.add(outcome.claimed.id)
         if lost := [outcome.claimed for outcome in outcomes if outcome.claimed.id not in written]:
             await _forget_finished(connection, lost)
-    return len(written)
+    return written
 
 
 async def _finish(connection: AsyncConnection, outcomes: Sequence[Outcome]) -> set[UUID]:
