@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -181,6 +182,18 @@ def test_training_goes_on_where_it_stopped_and_ends_in_a_bundle(pictures, tmp_pa
     again = trainer.train(training, tmp_path / "again", Listener(silent, told.append), force=False)
     assert len(told) == 4
     assert again.manifest.sha256 == manifest.sha256
+
+    mirrored = trainer.train(replace(training, mirror=True), tmp_path / "m", Listener(silent, told.append), force=False)
+    assert len(told) == 4
+    assert (
+        mirrored.manifest.trained_on == f"{manifest.trained_on}; scores averaged over each picture and its mirror image"
+    )
+    twofold = classifier.load(tmp_path / "m", "auto", 1, OWN_FILES)
+    pixels = np.random.default_rng(3).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    inputs = np.stack([twofold.prepare(pixels), twofold.prepare(np.ascontiguousarray(pixels[:, ::-1]))])
+    picture, mirror = twofold.session()(inputs)
+    assert picture == pytest.approx(mirror, abs=1e-5)
+    assert picture == pytest.approx(loaded.session()(inputs).mean(axis=0), abs=5e-3)
 
 
 def test_another_fit_in_the_work_folder_is_kept_until_restarted(pictures, tmp_path):

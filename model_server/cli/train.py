@@ -29,6 +29,11 @@ if TYPE_CHECKING:
 @click.option("--seed", type=int, help="Of weights, order and augmentation.  [default: 1]")
 @click.option("--quantize", type=click.Choice(["none", "float16"]), default="float16", show_default=True)
 @click.option(
+    "--mirror",
+    is_flag=True,
+    help="Average the scores of a picture and its mirror image: more right answers, twice the inference.",
+)
+@click.option(
     "--work", type=click.Path(path_type=Path), help="Folder of checkpoints and model.keras.  [default: OUTPUT.work]"
 )
 @click.option("--restart", is_flag=True, help="Discard the fit in the work folder.")
@@ -71,6 +76,7 @@ def _training(data: Path, output: Path, options: dict[str, Any]) -> Training:
         size=options["size"],
         recipe=replace(Recipe(), **{name: value for name, value in chosen.items() if value is not None}),
         quantize=options["quantize"],
+        mirror=options["mirror"],
         trained_on=options["trained_on"],
         licence=options["licence"],
         restart=options["restart"],

@@ -16,7 +16,6 @@ JSON_TYPES = {
     "",
     "application/json",
     "application/ld+json",
-    "application/cloudevents+json",
     "application/octet-stream",  # what the KServe SDK reads as JSON too
 }
 

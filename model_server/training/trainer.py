@@ -17,9 +17,10 @@ from model_server.exporter.pictures import LabelledPictures
 from model_server.exporter.source import require_tensorflow
 from model_server.training import confusion, dataset
 from model_server.training.fit import Listener, fit
+from model_server.training.network import with_mirror
 from model_server.training.recipe import Recipe
 
-MODEL, SETTINGS, CHECKPOINT = "model.keras", "settings.json", "checkpoint"
+MODEL, MIRRORED, SETTINGS, CHECKPOINT = "model.keras", "mirrored.keras", "settings.json", "checkpoint"
 CONFUSION = "confusion.png"
 LEAST_SIZE = 16
 """The network halves the side three times."""
@@ -32,6 +33,7 @@ class Training:
     """What to train, on what, and what the bundle is to say about it.
 
     ``work`` keeps the checkpoints and the Keras model; ``trained_on`` replaces the name and size of the data set.
+    ``mirror`` has the bundle's model average its scores over a picture and its mirror image.
     """
 
     data: Path
@@ -41,6 +43,7 @@ class Training:
     size: int = 32
     recipe: Recipe = dataclasses.field(default_factory=Recipe)
     quantize: Quantization = "float16"
+    mirror: bool = False
     trained_on: str | None = None
     licence: str | None = None
     restart: bool = False
@@ -70,10 +73,20 @@ def train(training: Training, output: Path, listener: Listener, *, force: bool) 
             licence=training.licence,
             threads=training.threads,
         )
-        made = exporter.assemble(folder, exporter.find(training.work / MODEL), options, listener.step)
+        made = exporter.assemble(folder, exporter.find(_original(training)), options, listener.step)
         if made.confusion is not None:
             confusion.draw(made.confusion, pictures.labels, f"{training.name} {training.version}", folder / CONFUSION)
     return made
+
+
+def _original(training: Training) -> Path:
+    """Return the Keras file that the bundle is made of."""
+    if not training.mirror:
+        return training.work / MODEL
+    import keras
+
+    with_mirror(keras.models.load_model(training.work / MODEL, compile=False)).save(training.work / MIRRORED)
+    return training.work / MIRRORED
 
 
 def _fit(training: Training, train: LabelledPictures, test: LabelledPictures, listener: Listener) -> None:
@@ -122,4 +135,7 @@ def _check_settings(work: Path, settings: dict[str, object]) -> None:
 
 def _trained_on(training: Training, train: LabelledPictures) -> str:
     counted = f"{training.data.name}: {len(train):,} pictures of {len(train.labels)} classes"
-    return f"{training.trained_on or counted}, at {training.size} x {training.size}; {training.recipe.in_words()}"
+    twice = "; scores averaged over each picture and its mirror image" if training.mirror else ""
+    return (
+        f"{training.trained_on or counted}, at {training.size} x {training.size}; {training.recipe.in_words()}{twice}"
+    )
