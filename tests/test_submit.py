@@ -106,16 +106,21 @@ def test_unknown_model_is_named(system: System, photos: Path) -> None:
     assert "absent" in finished.stderr + finished.stdout
 
 
-def test_server_that_dies_meanwhile_loses_and_doubles_nothing(system: System, photos: Path) -> None:
+def test_server_that_dies_meanwhile_loses_and_doubles_nothing(system: System, tmp_path: Path) -> None:
     before = {row["id"] for row in everything(system)}
-    given = [photos / f"{number % 6}.png" for number in range(60)]
+    given = [tmp_path / f"{number}.png" for number in range(80)]
+    for number, file in enumerate(given):
+        file.write_bytes(encode(draw(600 + number, 400), "PNG"))
     command = [COMMAND, "submit", "--url", system.url, "--in-order", *map(str, given)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
-        time.sleep(0.6)
+        assert running.stdout
+        output = running.stdout.readline()
         queue_proxy = system.service("queue-proxy")
         assert queue_proxy
         queue_proxy.kill()
-        output, _ = running.communicate(timeout=120)
+        assert running.poll() is None, "the command ended before the kill: it proves nothing"
+        output += running.stdout.read()
+    system.wait_until_ready()
     results = [json.loads(line) for line in output.splitlines()]
     assert running.returncode == 0
     assert [result["file"] for result in results] == [str(file) for file in given]
