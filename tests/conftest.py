@@ -8,13 +8,20 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import psycopg
 import pytest
+from sqlalchemy.engine import URL, make_url
+
+from model_server.store.embedded import embedded_postgres
+from model_server.store.migrate import migrate
 
 REPOSITORY = Path(__file__).parent.parent
 IMAGENET = REPOSITORY.parent / "shared" / "data" / "imagenet"
@@ -55,9 +62,9 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def running_server(log: Path, *, ready: bool = True, **settings: object) -> Iterator[Server]:
+def running_server(log: Path, *, ready: bool = True, port: int = 0, **settings: object) -> Iterator[Server]:
     """Start a predictor with MODEL_SERVER_ settings, wait until it is ready (or, ``ready=False``, alive)."""
-    port, grpc_port = free_port(), free_port()
+    port, grpc_port = port or free_port(), free_port()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MODEL_SERVER_")}
     environment |= {f"MODEL_SERVER_{name.upper()}": str(value) for name, value in settings.items()}
     environment |= {
@@ -83,13 +90,13 @@ def running_server(log: Path, *, ready: bool = True, **settings: object) -> Iter
                 process.wait()
 
 
-def wait_until_answers(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+def wait_until_answers(url: str, process: subprocess.Popen[bytes], log: Path, status: int = 200) -> None:
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         if process.poll() is not None:
             pytest.fail(f"the server ended with {process.returncode}:\n{log.read_text()}")
         with contextlib.suppress(httpx.TransportError):
-            if httpx.get(url).status_code == 200:
+            if httpx.get(url).status_code == status:
                 return
         time.sleep(0.05)
     pytest.fail(f"{url} did not answer within {START_SECONDS} s:\n{log.read_text()}")
@@ -123,3 +130,46 @@ def imagenet() -> Path:
     if not IMAGENET.is_dir():
         pytest.skip(f"{IMAGENET} is absent: no ImageNet model and photographs to test with")
     return IMAGENET
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """Return the URL of an embedded PostgreSQL with a migrated database named template."""
+    with database_folder() as folder, embedded_postgres(folder) as url:
+        server = make_url(url)
+        _execute(server, "CREATE DATABASE template")
+        migrate(server.set(drivername="postgresql+psycopg", database="template"))
+        yield url
+
+
+@contextlib.contextmanager
+def database_folder() -> Iterator[Path]:
+    """Make a folder that PostgreSQL's user may enter, where root runs the tests; pytest's own it may not."""
+    with tempfile.TemporaryDirectory(prefix="model-server-") as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder) / "postgres"
+
+
+@pytest.fixture
+def database_url(postgres: str) -> Iterator[str]:
+    """Return the URL of a migrated database of the test's own."""
+    with cloned_database(postgres) as url:
+        yield url
+
+
+@contextlib.contextmanager
+def cloned_database(postgres: str) -> Iterator[str]:
+    """Make a copy of the migrated template, and drop it in the end."""
+    server = make_url(postgres)
+    name = f"test_{uuid.uuid4().hex}"
+    _execute(server, f"CREATE DATABASE {name} TEMPLATE template STRATEGY file_copy")
+    try:
+        yield server.set(database=name).render_as_string(hide_password=False)
+    finally:
+        _execute(server, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def _execute(server: URL, statement: str) -> None:
+    dsn = server.render_as_string(hide_password=False)
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute(statement.encode())

@@ -39,7 +39,8 @@ class Machine:
         shutil.copytree(REPOSITORY / "scripts", self.root / "scripts")
         for name in ("pyproject.toml", "constraints.txt"):
             shutil.copy(REPOSITORY / name, self.root)
-        for name, content in {"python3": PYTHON, "apt-get": APT_GET, "sudo": SUDO}.items():
+        browser = "#!/bin/bash\n"
+        for name, content in {"python3": PYTHON, "apt-get": APT_GET, "sudo": SUDO, "chromium": browser}.items():
             self.place(name, content)
 
     def place(self, name: str, content: str) -> None:
@@ -51,8 +52,10 @@ class Machine:
         self.calls_file.write_text("")
         path = f"{self._bin}:/usr/bin:/bin"
         environment = {"PATH": path, "CALLS": str(self.calls_file), "VERSION": version, "HOME": ""}
-        command = [self.root / "scripts" / "test", *arguments]
-        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30, check=False)
+        command = arguments if arguments[:1] == ("bash",) else [self.root / "scripts" / "test", *arguments]
+        return subprocess.run(
+            command, env=environment, cwd=self.root, capture_output=True, text=True, timeout=30, check=False
+        )
 
     def calls(self, word: str) -> list[str]:
         return [line for line in self.calls_file.read_text().splitlines() if word in line]
@@ -116,6 +119,15 @@ def test_command_is_named_where_it_may_not_be_run(machine: Machine) -> None:
     assert finished.returncode == 1
     assert finished.stderr.endswith("Run: sudo apt-get install python3.11-venv\n")
     assert machine.calls("apt-get") == []
+
+
+@pytest.mark.parametrize("user", [0, 1000])
+def test_what_is_only_wanted_is_installed_where_it_may_be(machine: Machine, user: int) -> None:
+    finished = machine.run("bash", "-ec", "source scripts/venv.sh; want absent-browser; echo on", user=user)
+    assert finished.stdout == "on\n"
+    installed = machine.calls(" install -qq")
+    assert installed == ([] if user else ["apt-get noninteractive install -qq --no-install-recommends absent-browser"])
+    assert ("Run: sudo apt-get install absent-browser" in finished.stderr) is (user != 0)
 
 
 def test_old_python_is_named(machine: Machine) -> None:

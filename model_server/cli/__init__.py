@@ -13,11 +13,11 @@ import click
 from model_server import __version__
 from model_server.errors import ModelServerError, SettingsError
 
-COMMANDS = ("predictor", "classify", "export", "inspect", "train", "settings")
+COMMANDS = ("up", "predictor", "queue-proxy", "migrate", "classify", "submit", "export", "inspect", "train", "settings")
 
 
 class Commands(click.Group):
-    """The commands in ``COMMANDS``, each ``model_server.cli.NAME.NAME``."""
+    """The commands in ``COMMANDS``, each ``model_server.cli.NAME.NAME`` with ``_`` for ``-``."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - the signature is click's
         """Return the names in the order of the help text."""
@@ -27,7 +27,8 @@ class Commands(click.Group):
         """Import and return one command."""
         if name not in COMMANDS:
             return None
-        command: click.Command = getattr(importlib.import_module(f"model_server.cli.{name}"), name)
+        module = name.replace("-", "_")
+        command: click.Command = getattr(importlib.import_module(f"model_server.cli.{module}"), module)
         return command
 
 

@@ -9,8 +9,9 @@ from model_server import config
 
 @click.command()
 def settings() -> None:
-    """Print every setting as a Markdown table: variable, default, meaning.
+    """Print the settings of every role as Markdown tables: variable, default, meaning.
 
     Example: model-server settings | grep QUEUE
     """
-    click.echo(config.markdown_table(config.PredictorSettings))
+    for name, role in config.ROLES.items():
+        click.echo(f"### {name}\n\n{config.markdown_table(role)}\n")

@@ -66,14 +66,15 @@ def classify(model: Model, files: Sequence[Path]) -> Iterator[Result]:
 
 def _classify_file(model: Model, file: Path) -> Result:
     try:
-        return Result(file, model.classify(_read(file)))
+        return Result(file, model.classify(read(file)))
     except (NotFound, Unavailable):
         raise
     except ModelServerError as error:
         return Result(file, str(error))
 
 
-def _read(file: Path) -> bytes:
+def read(file: Path) -> bytes:
+    """Return the file's content; raises InvalidInput with the reason where there is none."""
     if file.is_dir():
         raise InvalidInput(f"The folder holds no image; {', '.join(sorted(SUFFIXES))} are read.")
     try:

@@ -13,7 +13,8 @@ from starlette.types import ASGIApp
 from model_server.classifier import Picture
 from model_server.config import PredictorSettings
 from model_server.errors import Forbidden, NotSupported, UnsupportedMediaType
-from model_server.predictor import body, tensors, v1, v2
+from model_server.http import body
+from model_server.predictor import tensors, v1, v2
 from model_server.predictor.service import PredictorService
 from model_server.schema import BINARY_HEADER, MODEL_VERSION_HEADER, V1Reply
 

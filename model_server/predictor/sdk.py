@@ -17,8 +17,8 @@ from starlette.responses import Response
 
 from model_server import __version__
 from model_server.errors import InvalidInput
+from model_server.http.envelope import UNEXPECTED, error_response
 from model_server.predictor import tensors
-from model_server.predictor.middleware import UNEXPECTED, error_response
 from model_server.predictor.service import PredictorService
 
 

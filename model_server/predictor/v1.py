@@ -9,7 +9,7 @@ import numpy as np
 
 from model_server.classifier import Picture
 from model_server.errors import InvalidInput
-from model_server.predictor.body import only_keys
+from model_server.http.body import only_keys
 
 DEFAULT_TOP_K = 5
 DATA_URL = "data:"

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from model_server.errors import InvalidInput
-from model_server.predictor.body import only_keys, parse_json
+from model_server.http.body import only_keys, parse_json
 from model_server.predictor.tensors import InputTensor, OutputTensor
 
 REQUEST_FIELDS = {"id", "model_name", "model_version", "parameters", "inputs", "outputs"}

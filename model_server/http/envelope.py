@@ -1,10 +1,11 @@
-"""What surrounds every HTTP request: its id, its errors, its access line, its measurements."""
+"""What surrounds every HTTP request: its id, its errors, its access line, its measurement."""
 
 from __future__ import annotations
 
 import logging
 import time
 from http import HTTPStatus
+from typing import Protocol
 
 import orjson
 from starlette.datastructures import MutableHeaders
@@ -15,8 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from model_server import telemetry
 from model_server.errors import ModelServerError, Unavailable
-from model_server.predictor import metrics
-from model_server.predictor.body import header
+from model_server.http.body import header
 from model_server.schema import REQUEST_ID_HEADER, ErrorReply
 
 logger = logging.getLogger("model_server.access")
@@ -24,8 +24,10 @@ logger = logging.getLogger("model_server.access")
 CLIENT_CLOSED_REQUEST = 499
 """Status in log and metrics of a caller who went away, after nginx."""
 REPLY_STARTED = "model_server.reply_started"
+LOG_FIELDS = "model_server.log_fields"
+"""In the scope: a dictionary of what a route adds to the access line."""
 UNEXPECTED = "The server failed to answer; its log has the reason under this X-Request-Id."
-QUIET_PATHS = ("/metrics", "/v2/health/live", "/v2/health/ready", "/")
+QUIET_PATHS = ("/metrics", "/v2/health/live", "/v2/health/ready", "/", "/healthz", "/readyz")
 
 
 def error_response(status: int, message: str, retry_after: int | None = None) -> Response:
@@ -35,20 +37,22 @@ def error_response(status: int, message: str, retry_after: int | None = None) ->
     return Response(orjson.dumps(reply), status, headers, "application/json")
 
 
-def protocol_of(method: str, path: str) -> str | None:
-    """Return v1 or v2 for a path that infers, None for any other."""
-    if method != "POST":
-        return None
-    if path.endswith(":predict"):
-        return "v1"
-    return "v2" if path.endswith("/infer") else None
+class Meter(Protocol):
+    """Counts the requests that a service chooses to count."""
+
+    def begin(self, scope: Scope) -> str | None:
+        """Return the label of a request that has begun; None: it is not measured."""
+
+    def end(self, label: str, status: int, seconds: float) -> None:
+        """Count a request that has ended, with the status it was answered with."""
 
 
 class RequestEnvelope:
-    """ASGI middleware: request id in and out, errors to replies, one access line, metrics of inferences."""
+    """ASGI middleware: request id in and out, errors to replies, one access line, one measurement."""
 
-    def __init__(self, app: ASGIApp, retry_after_seconds: int) -> None:
+    def __init__(self, app: ASGIApp, meter: Meter, retry_after_seconds: int) -> None:
         self._app = app
+        self._meter = meter
         self._retry_after_seconds = retry_after_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -57,7 +61,7 @@ class RequestEnvelope:
             await self._app(scope, receive, send)
             return
         begun = time.perf_counter()
-        protocol = protocol_of(scope["method"], scope["path"])
+        label = self._meter.begin(scope)
         request_id = telemetry.accept_request_id(header(scope, b"x-request-id"))
         token = telemetry.request_id.set(request_id)
         status = CLIENT_CLOSED_REQUEST
@@ -70,14 +74,12 @@ class RequestEnvelope:
                 MutableHeaders(scope=message)[REQUEST_ID_HEADER] = request_id
             await send(message)
 
-        if protocol:
-            metrics.IN_FLIGHT.labels(protocol).inc()
         try:
             await self._answer(scope, receive, send_with_id)
         finally:
             seconds = time.perf_counter() - begun
-            if protocol:
-                _measure(protocol, status, seconds)
+            if label:
+                self._meter.end(label, status, seconds)
             _log_access(scope, status, seconds)
             telemetry.request_id.reset(token)
 
@@ -88,21 +90,17 @@ class RequestEnvelope:
             return
         except ModelServerError as error:
             retry_after = self._retry_after_seconds if isinstance(error, Unavailable) else None
-            await error_response(error.status, str(error), retry_after)(scope, receive, send)
+            response = error_response(error.status, str(error), retry_after)
         except HTTPException as error:
-            await error_response(error.status_code, error.detail)(scope, receive, send)
+            response = error_response(error.status_code, error.detail)
         except Exception:
             logger.exception("request failed")
-            if not scope.get(REPLY_STARTED):
-                await error_response(HTTPStatus.INTERNAL_SERVER_ERROR, UNEXPECTED)(scope, receive, send)
-
-
-def _measure(protocol: str, status: int, seconds: float) -> None:
-    metrics.IN_FLIGHT.labels(protocol).dec()
-    metrics.REQUESTS.labels(protocol, str(status)).inc()
-    if status >= HTTPStatus.BAD_REQUEST:
-        metrics.ERRORS.labels(protocol, str(status)).inc()
-    metrics.REQUEST_SECONDS.labels(protocol).observe(seconds)
+            response = error_response(HTTPStatus.INTERNAL_SERVER_ERROR, UNEXPECTED)
+        else:
+            return
+        # A reply that failed after its begin is left unfinished: the connection closes, and nobody takes it for whole.
+        if not scope.get(REPLY_STARTED):
+            await response(scope, receive, send)
 
 
 def _log_access(scope: Scope, status: int, seconds: float) -> None:
@@ -114,5 +112,6 @@ def _log_access(scope: Scope, status: int, seconds: float) -> None:
             "status": status,
             "duration_ms": round(seconds * 1000, 2),
             "client": client[0] if client else "",
+            **scope.get(LOG_FIELDS, {}),
         }
         logger.log(level, "%s %s", scope["method"], path, extra=fields)

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope
 
-from model_server.config import PredictorSettings
+from model_server.config import ServiceSettings
 from model_server.errors import InvalidInput, PayloadTooLarge, RequestTimeout, UnsupportedMediaType
 
 JSON_TYPES = {
@@ -29,17 +29,22 @@ def header(scope: Scope, name: bytes) -> str:
     return ""
 
 
-async def read(scope: Scope, receive: Receive, settings: PredictorSettings) -> bytes:
+async def read(scope: Scope, receive: Receive, settings: ServiceSettings) -> bytes:
     """Read the body; raises PayloadTooLarge as soon as it is known to be too long, RequestTimeout if it stalls."""
     limit = settings.max_body_bytes
-    announced = header(scope, b"content-length")
-    if announced.isdigit() and int(announced) > limit:
-        raise PayloadTooLarge(f"The body has {int(announced):,} bytes; at most {limit:,} are allowed.")
+    check_announced(scope, limit)
     try:
         async with asyncio.timeout(settings.body_timeout_seconds):
             return await _read_parts(receive, limit)
     except TimeoutError:
         raise RequestTimeout(f"The body did not arrive within {settings.body_timeout_seconds:g} s.") from None
+
+
+def check_announced(scope: Scope, limit: int) -> None:
+    """Raise PayloadTooLarge where ``Content-Length`` is above the limit, bytes."""
+    announced = header(scope, b"content-length")
+    if announced.isdigit() and int(announced) > limit:
+        raise PayloadTooLarge(f"The body has {int(announced):,} bytes; at most {limit:,} are allowed.")
 
 
 async def _read_parts(receive: Receive, limit: int) -> bytes:

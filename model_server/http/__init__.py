@@ -1,0 +1,1 @@
+"""What every HTTP service of ours has: a listener, a request's envelope, bodies within limits."""

@@ -1,0 +1,1 @@
+"""The one door: synchronous requests pass through, asynchronous ones are queued, dispatched and delivered."""

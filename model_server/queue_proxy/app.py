@@ -1,0 +1,122 @@
+"""The routes, and which of them a request of the KServe protocols takes: through, or into the queue."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route, Router
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from model_server.errors import DatabaseUnavailable, NotReady
+from model_server.http import body
+from model_server.queue_proxy import intake, openapi, page, prefer
+from model_server.queue_proxy.parts import Parts
+from model_server.queue_proxy.passthrough import PassThrough
+from model_server.queue_proxy.predictions import PredictionRoutes, json_response
+from model_server.queue_proxy.submit import SubmitRoute
+
+logger = logging.getLogger(__name__)
+
+
+class Door:
+    """Predictions: queued where the caller prefers that, else passed through."""
+
+    def __init__(self, parts: Parts, through: PassThrough, submit: SubmitRoute) -> None:
+        self._parts = parts
+        self._through = through
+        self._submit = submit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        wishes = prefer.preferences(scope, self._parts.settings.wait_most_seconds)
+        if not wishes.respond_async:
+            if body.media_type(scope) == intake.MULTIPART:
+                scope, receive = await self._unwrap(scope, receive)
+            await self._through(scope, receive, send)
+            return
+        response = await self._submit.submit(Request(scope, receive), wishes)
+        await response(scope, receive, send)
+
+    async def _unwrap(self, scope: Scope, receive: Receive) -> tuple[Scope, Receive]:
+        """Return the request as if the image in its form had been sent by itself, which the predictor reads."""
+        settings = self._parts.settings
+        work = await intake.read_work(scope, await body.read(scope, receive, settings), settings)
+        image = work.image or b""
+        given = {b"content-type": work.media_type.encode(), b"content-length": str(len(image)).encode()}
+        headers = [(name, given.get(name, value)) for name, value in scope["headers"]]
+
+        async def receive_image() -> Message:
+            return {"type": "http.request", "body": image}
+
+        return {**scope, "headers": headers}, receive_image
+
+
+class _Router(Router):
+    """Starlette's, with errors raised for the envelope to answer in our shape."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        scope["app"] = self  # without it, Starlette answers an unknown path or method itself, in plain text
+        await super().__call__(scope, receive, send)
+
+
+def build_router(parts: Parts) -> ASGIApp:
+    """Return every route of the queue-proxy."""
+    predictions = PredictionRoutes(parts.settings, parts.database, parts.resources, parts.watch)
+    submit = SubmitRoute(parts.settings, parts.database, parts.upstream, parts.resources, predictions)
+    through = PassThrough(parts.settings, parts.upstream)
+    one = "/v1/predictions/{id}"
+    return _Router(
+        [
+            *operations(parts),
+            Route("/v1/predictions", predictions.list, methods=["GET"]),
+            Route(one, predictions.read, methods=["GET"]),
+            Route(one, predictions.cancel, methods=["DELETE"]),
+            Route(f"{one}/image", predictions.image, methods=["GET"]),
+            Route(f"{one}/events", predictions.events, methods=["GET"]),
+            Route("/v1/queue", predictions.queue, methods=["GET"]),
+            Route("/docs", openapi.page, methods=["GET"]),
+            Route("/docs.css", openapi.style, methods=["GET"]),
+            Route("/openapi.json", openapi.document, methods=["GET"]),
+            Route("/v1/models/{model}:predict", Door(parts, through, submit), methods=["POST"]),
+            Route("/v1/models{rest:path}", through),
+            Route("/v2{rest:path}", through),
+            *page.routes(),
+        ],
+        redirect_slashes=False,
+    )
+
+
+def build_operations(parts: Parts) -> ASGIApp:
+    """Return the routes of a process that only dispatches."""
+    return _Router(operations(parts), redirect_slashes=False)
+
+
+def operations(parts: Parts) -> list[Route]:
+    """Return the routes for those who run the service."""
+
+    async def healthz(_request: Request) -> Response:
+        return json_response({"status": "ok"})
+
+    async def readyz(_request: Request) -> Response:
+        if parts.watch.closing:
+            raise NotReady("The server is shutting down.")
+        await parts.resources.state()
+        return json_response({"status": "ready"})
+
+    async def metrics(_request: Request) -> Response:
+        try:
+            await parts.resources.state()
+        except DatabaseUnavailable:
+            logger.warning("metrics without the queue's state: the database does not answer")
+        return Response(await asyncio.to_thread(generate_latest), media_type=CONTENT_TYPE_LATEST)
+
+    return [
+        Route("/healthz", healthz, methods=["GET"]),
+        Route("/readyz", readyz, methods=["GET"]),
+        Route("/metrics", metrics, methods=["GET"]),
+    ]

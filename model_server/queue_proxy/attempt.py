@@ -1,0 +1,93 @@
+"""One attempt at one prediction: the request, and what its reply means."""
+
+from __future__ import annotations
+
+import base64
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import quote
+
+import orjson
+
+from model_server.errors import BadGateway, GatewayTimeout, Unavailable
+from model_server.queue_proxy.upstream import Upstream
+from model_server.schema import MODEL_VERSION_HEADER, REQUEST_ID_HEADER
+from model_server.store.runs import Claimed, Outcome
+
+LONGEST_MESSAGE = 500
+TEMPORARY = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS}
+"""Of the 4xx, those that say "later" and not "never"."""
+NUL = rb"\u0000"
+"""No text in PostgreSQL may hold this character."""
+AWAY = {HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT}
+
+
+class Away(Exception):
+    """Nobody answers for the model; the message says how that showed. ``busy``: something did, to say "not now"."""
+
+    def __init__(self, message: str, *, busy: bool) -> None:
+        super().__init__(message)
+        self.busy = busy
+
+
+async def attempt(upstream: Upstream, claimed: Claimed) -> Outcome:
+    """Ask the predictor once; an outcome with ``retry_seconds`` is to be tried again. Raises Away."""
+    content, media_type = _request_body(claimed)
+    headers = {"Content-Type": media_type, REQUEST_ID_HEADER: claimed.request_id or claimed.id.hex}
+    if claimed.traceparent:
+        headers["traceparent"] = claimed.traceparent
+    target = f"/v1/models/{quote(claimed.model, safe='')}:predict"
+    try:
+        async with upstream.send("POST", target, headers, content, model=claimed.model) as response:
+            body = await response.read()
+            return _outcome(claimed, response.status, response.headers.get(MODEL_VERSION_HEADER), body)
+    except GatewayTimeout as error:
+        return _failed(claimed, str(error))
+    except (Unavailable, BadGateway) as error:
+        raise Away(str(error), busy=False) from None
+
+
+def _request_body(claimed: Claimed) -> tuple[bytes, str]:
+    if not claimed.is_image or not claimed.parameters:
+        return claimed.content, claimed.media_type
+    instance = {"b64": base64.b64encode(claimed.content).decode()}
+    return orjson.dumps({"instances": [instance], "parameters": claimed.parameters}), "application/json"
+
+
+def _outcome(claimed: Claimed, status: int, version: str | None, body: bytes) -> Outcome:
+    if status == HTTPStatus.OK:
+        predictions = _predictions(body)
+        if predictions is None:
+            return _failed(claimed, "The predictor's answer holds no predictions.")
+        return Outcome(claimed, predictions=predictions, model_version=version)
+    message = _message(body) or f"The predictor answered {status}."
+    if status in AWAY:
+        raise Away(message, busy=True)
+    if HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR and status not in TEMPORARY:
+        return Outcome(claimed, error={"code": "rejected", "message": message, "status": status})
+    return _failed(claimed, message)
+
+
+def _failed(claimed: Claimed, message: str) -> Outcome:
+    return Outcome(claimed, error={"code": "attempt_failed", "message": message}, retry_seconds=0)
+
+
+def _predictions(body: bytes) -> list[Any] | None:
+    if NUL in body:
+        return None
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None
+    predictions = document.get("predictions") if isinstance(document, dict) else None
+    return predictions if isinstance(predictions, list) and predictions else None
+
+
+def _message(body: bytes) -> str:
+    """Return the sentence of an error reply in KServe's shape; empty where it has none."""
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return ""
+    message = document.get("error") if isinstance(document, dict) else None
+    return message.replace("\0", "")[:LONGEST_MESSAGE] if isinstance(message, str) else ""

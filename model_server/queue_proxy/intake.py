@@ -1,0 +1,143 @@
+"""From an asynchronous request's body to what is stored: one image, or a V1 document as it came."""
+
+from __future__ import annotations
+
+import binascii
+import hashlib
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+from starlette.datastructures import Headers, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.types import Scope
+
+from model_server.config import ServiceSettings
+from model_server.errors import InvalidInput, PayloadTooLarge, UnsupportedMediaType
+from model_server.http import body
+
+MULTIPART = "multipart/form-data"
+FILE_FIELD = "file"
+SIGNATURES = (
+    (b"\xff\xd8\xff", "image/jpeg"),
+    (b"\x89PNG\r\n\x1a\n", "image/png"),
+    (b"GIF8", "image/gif"),
+    (b"BM", "image/bmp"),
+    (b"II*\0", "image/tiff"),
+    (b"MM\0*", "image/tiff"),
+)
+"""First bytes of what the predictor decodes. WebP has its name at byte 8."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What is to be classified: an image, or else a document; and the parameters beside an image."""
+
+    image: bytes | None = None
+    media_type: str = ""
+    document: bytes | None = None
+    parameters: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def image_sha256(self) -> bytes | None:
+        """Hash that the image is stored under."""
+        return None if self.image is None else hashlib.sha256(self.image).digest()
+
+
+def fingerprint(model: str, image_sha256: bytes | None, work: Work) -> bytes:
+    """Return a hash of all that decides the result, but for the model's version."""
+    content = image_sha256 or hashlib.sha256(work.document or b"").digest()
+    parameters = orjson.dumps(work.parameters, option=orjson.OPT_SORT_KEYS)
+    return hashlib.sha256(b"\0".join((model.encode(), content, parameters))).digest()
+
+
+async def read_work(scope: Scope, data: bytes, settings: ServiceSettings) -> Work:
+    """Check a body and return what to store; raises InvalidInput, PayloadTooLarge or UnsupportedMediaType."""
+    media_type = body.media_type(scope)
+    if media_type.startswith("image/"):
+        return _image_work(data, "The body", settings)
+    if media_type == MULTIPART:
+        return _image_work(await _uploaded_file(scope, data), f"The field {FILE_FIELD!r}", settings)
+    if media_type in body.JSON_TYPES:
+        return _document_work(data, settings)
+    raise UnsupportedMediaType(
+        f"The content type {media_type[:64]!r} is not read; send application/json, {MULTIPART}, or an image as image/*."
+    )
+
+
+def _image_work(data: bytes, where: str, settings: ServiceSettings, parameters: dict[str, Any] | None = None) -> Work:
+    return Work(data, _check_image(data, where, settings), parameters=parameters or {})
+
+
+def _check_image(data: bytes, where: str, settings: ServiceSettings) -> str:
+    """Return the media type of encoded bytes by their signature."""
+    if not data:
+        raise InvalidInput(f"{where} is empty.")
+    if len(data) > settings.max_image_bytes:
+        raise PayloadTooLarge(
+            f"{where} is an image of {len(data):,} bytes; at most {settings.max_image_bytes:,} are allowed."
+        )
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "image/webp"
+    for signature, media_type in SIGNATURES:
+        if data.startswith(signature):
+            return media_type
+    raise InvalidInput(f"{where} is not an image that can be read: JPEG, PNG, WebP, BMP, GIF or TIFF.")
+
+
+async def _uploaded_file(scope: Scope, data: bytes) -> bytes:
+    async def stream() -> Any:
+        yield data
+
+    parser = MultiPartParser(Headers(scope=scope), stream(), max_files=1, max_fields=8)
+    try:
+        form = await parser.parse()
+    except (MultiPartException, KeyError) as error:
+        raise InvalidInput(f"The form cannot be read: {getattr(error, 'message', 'it has no boundary')}") from None
+    file = form.get(FILE_FIELD)
+    try:
+        if not isinstance(file, UploadFile):
+            raise InvalidInput(f"The form needs one image in its field {FILE_FIELD!r}.")
+        return await file.read()
+    finally:
+        await form.close()
+
+
+def _document_work(data: bytes, settings: ServiceSettings) -> Work:
+    document = body.parse_json(data, settings.max_json_values)
+    instances = document.get("instances")
+    if not isinstance(instances, list) or not instances:
+        raise InvalidInput('The body needs "instances": a list of at least one image.')
+    if len(instances) > settings.max_instances:
+        raise InvalidInput(
+            f"The request has {len(instances):,} images; at most {settings.max_instances:,} are allowed."
+        )
+    parameters = document.get("parameters", {})
+    if not isinstance(parameters, dict):
+        raise InvalidInput('"parameters" is an object.')
+    images = [_encoded(item, f"instances[{place}]") for place, item in enumerate(instances)]
+    for place, image in enumerate(images):
+        if image is not None:
+            _check_image(image, f"instances[{place}]", settings)
+    if len(images) == 1 and images[0] is not None and document.keys() <= {"instances", "parameters"}:
+        if b"\\u0000" in data:
+            raise InvalidInput("The parameters hold a NUL character.")
+        return _image_work(images[0], "instances[0]", settings, parameters)
+    return Work(document=data)
+
+
+def _encoded(item: Any, where: str) -> bytes | None:
+    """Return the bytes of ``{"b64": …}``, bare or in a wrapper of one key; None for an array."""
+    if isinstance(item, list):
+        return None
+    if isinstance(item, dict) and len(item) == 1 and "b64" not in item:
+        (item,) = item.values()
+    if not (isinstance(item, dict) and item.keys() == {"b64"} and isinstance(item["b64"], str)):
+        raise InvalidInput(f'{where} is neither {{"b64": "…"}} nor an array of height x width x 3.')
+    text = item["b64"]
+    if text.startswith("data:"):
+        text = text.partition(",")[2]
+    try:
+        return binascii.a2b_base64(text, strict_mode=True)
+    except ValueError as error:  # binascii.Error, and text that is not ASCII
+        raise InvalidInput(f"{where}.b64 is not base64: {error}.") from None

@@ -1,0 +1,33 @@
+"""What the routes and the background work of one process share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from model_server.config import QueueProxySettings
+from model_server.queue_proxy.resources import Resources
+from model_server.queue_proxy.upstream import Upstream
+from model_server.queue_proxy.watch import Watch
+from model_server.store.database import Database, url_of
+
+
+@dataclass(slots=True)
+class Parts:
+    """Connections and readers; made once, inside the running loop."""
+
+    settings: QueueProxySettings
+    database: Database
+    upstream: Upstream
+    watch: Watch
+    resources: Resources
+
+    @classmethod
+    def make(cls, settings: QueueProxySettings) -> Parts:
+        """Make them; raises SettingsError where the database's URL is wrong."""
+        database = Database(url_of(settings), settings.database_connections)
+        return cls(settings, database, Upstream(settings), Watch(database), Resources(settings, database))
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self.upstream.close()
+        await self.database.close()

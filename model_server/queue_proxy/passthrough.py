@@ -1,0 +1,188 @@
+"""Synchronous requests: to the predictor and back, byte for byte, behind the breaker."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+
+from aiohttp import ClientResponse
+from starlette.requests import ClientDisconnect
+from starlette.types import Message, Receive, Scope, Send
+
+from model_server import telemetry
+from model_server.breaker import Breaker
+from model_server.config import QueueProxySettings
+from model_server.errors import BadGateway, PayloadTooLarge
+from model_server.http import body
+from model_server.queue_proxy import metrics, prefer
+from model_server.queue_proxy.cache import Reply, ReplyCache
+from model_server.queue_proxy.upstream import Body, Upstream
+from model_server.schema import BINARY_HEADER, MODEL_VERSION_HEADER, REQUEST_ID_HEADER
+
+HOP_BY_HOP = {
+    b"connection",
+    b"host",
+    b"keep-alive",
+    b"proxy-authenticate",
+    b"proxy-authorization",
+    b"proxy-connection",
+    b"te",
+    b"trailer",
+    b"transfer-encoding",
+    b"upgrade",
+}
+"""RFC 9110, section 7.6.1, and the host, which is the predictor's own."""
+NOT_SENT = HOP_BY_HOP | {b"x-request-id", b"expect", b"prefer"}
+CACHEABLE_BYTES = 1024 * 1024
+"""A larger request streams through and is computed: keeping and hashing it would cost more than it gains."""
+CACHE_STATUS = b"cache-status"
+
+
+class PassThrough:
+    """ASGI application in front of the predictor."""
+
+    def __init__(self, settings: QueueProxySettings, upstream: Upstream) -> None:
+        self._settings = settings
+        self._upstream = upstream
+        self._breaker = Breaker(settings.sync_in_flight, settings.sync_waiting)
+        self._cache = ReplyCache(settings.cache_seconds, settings.cache_bytes)
+        metrics.SYNC_IN_FLIGHT.set_function(lambda: self._breaker.in_flight)
+        metrics.SYNC_WAITING.set_function(lambda: self._breaker.waiting)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        model = model_of(scope["path"]) if scope["method"] == "POST" else None
+        if model and self._settings.cache_seconds and _is_small(scope):
+            await self._predict(scope, receive, send, model)
+            return
+        body.check_announced(scope, self._settings.max_body_bytes)
+        upload = Upload(receive, self._settings.max_body_bytes)
+        try:
+            async with (
+                self._breaker.slot(),
+                self._send(scope, upload if _has_body(scope) else None, model) as response,
+            ):
+                await _relay(response, send)
+        except BadGateway:
+            raise upload.error or BadGateway("The predictor broke off before its answer was complete.") from None
+
+    async def _predict(self, scope: Scope, receive: Receive, send: Send, model: str) -> None:
+        """Answer a prediction from the cache, from an identical one in flight, or from the predictor."""
+        data = await body.read(scope, receive, self._settings)
+        if prefer.wants_fresh(scope):
+            await _reply(await self._fetch(scope, data, model), b"fwd=request", send)
+            return
+        key = _key(scope, data)
+        if kept := self._cache.get(key, self._upstream.version(model)):
+            await _reply(kept, b"hit", send)
+            return
+        if (other := self._cache.in_flight.get(key)) and (reply := await asyncio.shield(other)):
+            await _reply(reply, b"fwd=miss; collapsed", send)
+            return
+        await _reply(await self._lead(scope, data, model, key), b"fwd=miss", send)
+
+    async def _lead(self, scope: Scope, data: bytes, model: str, key: bytes) -> Reply:
+        """Fetch a reply for all who ask the same meanwhile; where it is no success, each asks for itself."""
+        mine: asyncio.Future[Reply | None] = asyncio.get_running_loop().create_future()
+        self._cache.in_flight.setdefault(key, mine)
+        shared = None
+        try:
+            reply = await self._fetch(scope, data, model)
+            if reply.status == 200:
+                shared = reply
+                self._cache.put(key, reply)
+            return reply
+        finally:
+            mine.set_result(shared)
+            if self._cache.in_flight.get(key) is mine:
+                del self._cache.in_flight[key]
+
+    async def _fetch(self, scope: Scope, data: bytes, model: str) -> Reply:
+        async with self._breaker.slot(), self._send(scope, data, model) as response:
+            content = await response.read()
+            return Reply(response.status, _headers(response), content, response.headers.get(MODEL_VERSION_HEADER))
+
+    def _send(self, scope: Scope, content: Body, model: str | None) -> AbstractAsyncContextManager[ClientResponse]:
+        target = scope["raw_path"].decode("latin-1")
+        if scope["query_string"]:
+            target += f"?{scope['query_string'].decode('latin-1')}"
+        headers = [
+            (name.decode("latin-1"), value.decode("latin-1"))
+            for name, value in scope["headers"]
+            if name not in NOT_SENT
+        ]
+        headers.append((REQUEST_ID_HEADER, telemetry.request_id.get()))
+        return self._upstream.send(scope["method"], target, headers, content, model=model)
+
+
+class Upload:
+    """A request's body as it arrives; ``error`` is why it ended early, which the HTTP client would not tell."""
+
+    def __init__(self, receive: Receive, limit: int) -> None:
+        self._receive = receive
+        self._limit = limit
+        self.error: Exception | None = None
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        size, more = 0, True
+        while more:
+            message = await self._receive()
+            part: bytes = message.get("body", b"")
+            size += len(part)
+            if message["type"] == "http.disconnect":
+                self.error = ClientDisconnect()
+            elif size > self._limit:
+                self.error = PayloadTooLarge(f"The body has more than the {self._limit:,} bytes that are allowed.")
+            if self.error:
+                raise self.error
+            if part:
+                yield part
+            more = message.get("more_body", False)
+
+
+async def _relay(response: ClientResponse, send: Send) -> None:
+    """Pass a reply on as it arrives."""
+    start: Message = {"type": "http.response.start", "status": response.status, "headers": _headers(response)}
+    await send(start)
+    async for part in response.content.iter_any():
+        await send({"type": "http.response.body", "body": part, "more_body": True})
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def _reply(reply: Reply, cache_status: bytes, send: Send) -> None:
+    metrics.SYNC_CACHE.labels(cache_status.decode().rpartition(" ")[2].removeprefix("fwd=")).inc()
+    headers = [*reply.headers, (CACHE_STATUS, b"queue-proxy; " + cache_status)]
+    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+    await send({"type": "http.response.body", "body": reply.body})
+
+
+def _headers(response: ClientResponse) -> list[tuple[bytes, bytes]]:
+    return [(name.lower(), value) for name, value in response.raw_headers if name.lower() not in HOP_BY_HOP]
+
+
+def model_of(path: str) -> str | None:
+    """Return the model that a path predicts with, None for any other path."""
+    if path.startswith("/v1/models/") and path.endswith(":predict"):
+        return path[len("/v1/models/") : -len(":predict")]
+    if path.startswith("/v2/models/") and path.endswith("/infer"):
+        return path[len("/v2/models/") : -len("/infer")].partition("/")[0]
+    return None
+
+
+def _has_body(scope: Scope) -> bool:
+    return body.header(scope, b"content-length") not in {"", "0"} or bool(body.header(scope, b"transfer-encoding"))
+
+
+def _is_small(scope: Scope) -> bool:
+    length = body.header(scope, b"content-length")
+    return length.isdigit() and int(length) <= CACHEABLE_BYTES
+
+
+def _key(scope: Scope, data: bytes) -> bytes:
+    """Return a hash of everything in a request that decides the reply."""
+    deciding = (b"content-type", b"accept", b"accept-encoding", b"content-encoding", BINARY_HEADER.lower().encode())
+    parts = [scope["raw_path"], scope["query_string"]]
+    parts += [body.header(scope, name).encode("latin-1") for name in deciding]
+    return hashlib.sha256(b"\0".join([*parts, data])).digest()

@@ -1,0 +1,118 @@
+"""``Prefer: respond-async``: check, record, answer 202, or the result if it comes within the preferred wait."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from http import HTTPStatus
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from model_server import telemetry
+from model_server.config import QueueProxySettings
+from model_server.errors import ModelServerError, NotFound
+from model_server.http import body
+from model_server.http.envelope import LOG_FIELDS
+from model_server.queue_proxy import intake, metrics, prefer
+from model_server.queue_proxy.callback_address import CallbackAddresses
+from model_server.queue_proxy.gather import Gatherer
+from model_server.queue_proxy.predictions import PredictionRoutes, json_response
+from model_server.queue_proxy.prefer import Preferences
+from model_server.queue_proxy.resources import Resources, is_finished
+from model_server.queue_proxy.upstream import Upstream
+from model_server.store import submissions
+from model_server.store.database import Database
+from model_server.store.submissions import Accepted, Submission
+
+CALLBACK_HEADER = "Callback-Url"
+MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+CACHE_NAME = "queue-proxy"
+
+
+class SubmitRoute:
+    """Accepts predictions to be made later."""
+
+    def __init__(
+        self,
+        settings: QueueProxySettings,
+        database: Database,
+        upstream: Upstream,
+        resources: Resources,
+        predictions: PredictionRoutes,
+    ) -> None:
+        self._settings = settings
+        self._database = database
+        self._upstream = upstream
+        self._resources = resources
+        self._predictions = predictions
+        self._addresses = CallbackAddresses(settings)
+        self._writer: Gatherer[Submission, Accepted | ModelServerError] = Gatherer(self._write)
+
+    async def submit(self, request: Request, wishes: Preferences) -> Response:
+        """Answer 202 with the prediction, or 200 where it has ended within the preferred wait."""
+        submission = await self._submission(request)
+        accepted = await self._writer.put(submission)
+        if isinstance(accepted, ModelServerError):
+            raise accepted
+        metrics.SUBMITTED.labels(accepted.cache or ("computed" if accepted.created else "repeated")).inc()
+        row = accepted.row
+        request.scope[LOG_FIELDS] = {"prediction_id": str(row.id)}
+        if wishes.wait_seconds:
+            row = await self._predictions.wait(row, wishes.wait_seconds)
+        path = f"/v1/predictions/{row.id}"
+        headers = {"Preference-Applied": wishes.applied, "Cache-Status": _cache_status(submission, accepted)}
+        if is_finished(row) and wishes.wait_seconds is not None:
+            headers["Content-Location"] = path
+            return json_response(await self._resources.render(row), HTTPStatus.OK, headers)
+        headers |= {"Location": path, "Retry-After": str(self._settings.retry_after_seconds)}
+        return json_response(await self._resources.render_new(row), HTTPStatus.ACCEPTED, headers)
+
+    async def _write(self, items: list[Submission]) -> Sequence[Accepted | ModelServerError]:
+        return await submissions.submit(self._database, items)
+
+    async def _submission(self, request: Request) -> Submission:
+        scope, settings = request.scope, self._settings
+        model = request.path_params["model"]
+        if not MODEL_NAME.fullmatch(model):
+            raise NotFound(f"There is no model {model[:64]!r}.")
+        callback_url = self._addresses.check(body.header(scope, CALLBACK_HEADER.lower().encode()))
+        key = prefer.idempotency_key(scope)
+        deadline = prefer.deadline(scope, settings.deadline_seconds, settings.max_deadline_seconds)
+        data = await body.read(scope, request.receive, settings)
+        work = await intake.read_work(scope, data, settings)
+        image_sha256 = work.image_sha256
+        identity = intake.fingerprint(model, image_sha256, work)
+        reuse = settings.cache_seconds > 0 and not prefer.wants_fresh(scope)
+        return Submission(
+            model=model,
+            image=work.image,
+            image_sha256=image_sha256,
+            media_type=work.media_type,
+            document=work.document,
+            parameters=work.parameters,
+            priority=prefer.urgency(scope),
+            deadline_seconds=deadline,
+            work=identity if reuse else None,
+            version=self._upstream.version(model),
+            reuse_seconds=settings.cache_seconds,
+            idempotency_key=key,
+            fingerprint=_request_fingerprint(identity, callback_url) if key else None,
+            callback_url=callback_url,
+            request_id=telemetry.request_id.get(),
+            traceparent=prefer.traceparent(scope),
+        )
+
+
+def _request_fingerprint(identity: bytes, callback_url: str | None) -> bytes:
+    return hashlib.sha256(identity + (callback_url or "").encode()).digest()
+
+
+def _cache_status(submission: Submission, accepted: Accepted) -> str:
+    """Return ``Cache-Status`` (RFC 9211)."""
+    if accepted.cache == "hit":
+        return f"{CACHE_NAME}; hit"
+    if accepted.cache == "collapsed":
+        return f"{CACHE_NAME}; fwd=miss; collapsed"
+    return f"{CACHE_NAME}; fwd=miss" if submission.work else f"{CACHE_NAME}; fwd=request"

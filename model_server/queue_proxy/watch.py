@@ -1,0 +1,92 @@
+"""Hearing of changes: one connection listens, and wakes whoever waits for a prediction or for work."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from uuid import UUID
+
+from psycopg import AsyncConnection as DriverConnection
+from psycopg import Error, sql
+
+from model_server.store import changes, queue
+from model_server.store.database import Database
+
+logger = logging.getLogger(__name__)
+
+RECONNECT_SECONDS = 0.5
+INSERTED = '"insert"'
+
+OnChange = Callable[[UUID, str], None]
+
+
+class Watch:
+    """Who waits for what in this process. After a gap in listening everybody is woken, to look for themselves."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._waiting: dict[UUID, set[asyncio.Event]] = defaultdict(set)
+        self._on_change: list[OnChange] = []
+        self.work = asyncio.Event()
+        self.listening = False
+        self.closing = False
+
+    def close(self) -> None:
+        """Wake whoever waits, to answer with what there is: the server is shutting down."""
+        self.closing = True
+        self._wake_all()
+
+    def on_change(self, tell: OnChange) -> None:
+        """Call ``tell(prediction, status)`` on every change that is heard of."""
+        self._on_change.append(tell)
+
+    @contextmanager
+    def changes_of(self, prediction: UUID) -> Iterator[asyncio.Event]:
+        """Yield an event that is set at each change of one prediction; whoever waits clears it."""
+        event = asyncio.Event()
+        self._waiting[prediction].add(event)
+        try:
+            yield event
+        finally:
+            self._waiting[prediction].discard(event)
+            if not self._waiting[prediction]:
+                del self._waiting[prediction]
+
+    async def run(self) -> None:
+        """Listen until cancelled; a lost connection is made again."""
+        while True:
+            try:
+                async with await self._database.listen() as connection:
+                    await self._listen(connection)
+            except (Error, OSError) as error:
+                logger.warning("not listening to the database: %s", type(error).__name__)
+            self.listening = False
+            await asyncio.sleep(RECONNECT_SECONDS)
+
+    async def _listen(self, connection: DriverConnection[Any]) -> None:
+        for channel in (changes.CHANNEL, queue.SETTINGS.channel):
+            await connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
+        self.listening = True
+        self._wake_all()
+        async for notice in connection.notifies():
+            if notice.channel == changes.CHANNEL:
+                self._tell(notice.payload)
+            elif INSERTED in notice.payload:
+                self.work.set()
+
+    def _tell(self, payload: str) -> None:
+        for prediction, status in changes.parse(payload):
+            for event in self._waiting.get(prediction, ()):
+                event.set()
+            for tell in self._on_change:
+                tell(prediction, status)
+
+    def _wake_all(self) -> None:
+        self.work.set()
+        for events in self._waiting.values():
+            for event in events:
+                event.set()

@@ -1,0 +1,1 @@
+"""PostgreSQL: predictions, images, callbacks and the queue, and every statement that touches them."""

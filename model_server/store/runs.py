@@ -1,0 +1,264 @@
+"""Working through the queue: claim, finish exactly once, retry, give back, cancel, expire."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import orjson
+from pgqueuer.domain.models import Job
+from sqlalchemy import bindparam, select, text
+from sqlalchemy.dialects.postgresql import ARRAY, INTEGER, TEXT
+from sqlalchemy.dialects.postgresql import UUID as PG_UUID
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from model_server.store import callbacks, queue
+from model_server.store.changes import announce
+from model_server.store.database import Database
+from model_server.store.models import CANCELLED, FAILED, IMAGES, RUNNING, SUCCEEDED, Record
+
+DEADLINE_EXCEEDED = "deadline_exceeded"
+EXPIRED_AT_ONCE = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """A prediction to be made now. ``run`` is the fencing token; ``seconds_left`` end at the deadline."""
+
+    id: UUID
+    run: int
+    job: Job
+    attempts: int
+    model: str
+    content: bytes
+    media_type: str
+    is_image: bool
+    parameters: dict[str, Any]
+    seconds_left: float
+    seconds_waited: float
+    work: bytes | None
+    request_id: str | None
+    traceparent: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a run ended: ``predictions``, or an ``error`` for good, or, ``retry_seconds``, for now."""
+
+    claimed: Claimed
+    predictions: list[Any] | None = None
+    model_version: str | None = None
+    error: dict[str, Any] | None = None
+    retry_seconds: float | None = None
+
+
+def _array(name: str, kind: Any) -> Any:
+    return bindparam(name, type_=ARRAY(kind))
+
+
+_CLAIM = text("""
+    UPDATE predictions
+    SET status = 'running', run = run + 1, attempts = attempts + 1, started_at = now()
+    WHERE id = ANY(:ids) AND status IN ('queued', 'running') AND deadline > now()
+    RETURNING id, run, attempts, model, image_sha256, document, parameters, work, request_id, traceparent,
+      extract(epoch FROM deadline - now())::float AS seconds_left,
+      extract(epoch FROM now() - created_at)::float AS seconds_waited
+""").bindparams(_array("ids", PG_UUID))
+
+_FINISH = text("""
+    UPDATE predictions AS p
+    SET status = o.status, predictions = o.predictions::jsonb, error = o.error::jsonb, model_version = o.version,
+      finished_at = now()
+    FROM unnest(:ids, :runs, :statuses, :predictions, :errors, :versions)
+      AS o(id, run, status, predictions, error, version)
+    WHERE p.id = o.id AND p.run = o.run AND p.status = 'running'
+    RETURNING p.id, p.status, p.followed, p.callback_url IS NOT NULL AS calls_back
+""").bindparams(
+    _array("ids", PG_UUID),
+    _array("runs", INTEGER),
+    *(_array(name, TEXT) for name in ("statuses", "predictions", "errors", "versions")),
+)
+
+_FINISH_FOLLOWERS = text("""
+    UPDATE predictions AS p
+    SET status = l.status, predictions = l.predictions, error = l.error, model_version = l.model_version,
+      started_at = l.started_at, finished_at = l.finished_at
+    FROM predictions AS l
+    WHERE p.leader = l.id AND l.id = ANY(:ids) AND p.status = 'queued'
+    RETURNING p.id, p.status, p.callback_url IS NOT NULL AS calls_back
+""").bindparams(_array("ids", PG_UUID))
+
+_PUT_BACK = text("""
+    UPDATE predictions SET status = 'queued', error = CAST(:error AS jsonb)
+    WHERE id = :id AND run = :run AND status = 'running'
+    RETURNING id
+""")
+
+_CANCEL = text("""
+    UPDATE predictions SET status = 'cancelled', finished_at = now()
+    WHERE id = :id AND status IN ('queued', 'running')
+    RETURNING id, followed, callback_url IS NOT NULL AS calls_back
+""")
+
+_EXPIRE = text("""
+    UPDATE predictions
+    SET status = 'failed', finished_at = now(), error = jsonb_build_object(
+      'code', CAST(:code AS text),
+      'message', 'The prediction was not made before its deadline.'
+        || coalesce(' The last attempt: ' || (error ->> 'message'), ''))
+    WHERE id IN (
+      SELECT id FROM predictions WHERE status IN ('queued', 'running') AND deadline <= now()
+      ORDER BY deadline LIMIT :most FOR UPDATE SKIP LOCKED)
+    RETURNING id, followed, callback_url IS NOT NULL AS calls_back
+""")
+
+_PROMOTE = text("""
+    WITH next AS (
+      SELECT DISTINCT ON (leader) id, leader FROM predictions
+      WHERE leader = ANY(:ids) AND status = 'queued' ORDER BY leader, id
+    ), moved AS (
+      UPDATE predictions AS p SET leader = next.id FROM next WHERE p.leader = next.leader AND p.id <> next.id
+    )
+    UPDATE predictions AS p SET leader = NULL, followed = TRUE FROM next WHERE p.id = next.id
+    RETURNING p.id, p.priority
+""").bindparams(_array("ids", PG_UUID))
+
+_FINISHED = text("SELECT id FROM predictions WHERE id = ANY(:ids) AND status NOT IN ('queued', 'running')").bindparams(
+    _array("ids", PG_UUID)
+)
+
+
+async def claim(database: Database, worker: UUID, most: int, lease_seconds: float) -> list[Claimed]:
+    """Take up to ``most`` predictions, most urgent first; what is cancelled or late leaves the queue."""
+    async with database.transaction() as connection:
+        # A claim that a crash of PostgreSQL undoes is claimed again: waiting for the disk gains nothing.
+        await connection.execute(text("SET LOCAL synchronous_commit = off"))
+        jobs = {queue.prediction_of(job): job for job in await queue.dequeue(connection, worker, most, lease_seconds)}
+        if not jobs:
+            return []
+        rows = (await connection.execute(_CLAIM, {"ids": list(jobs)})).all()
+        claimed = await _with_content(connection, rows, jobs)
+        taken = {row.id for row in rows}
+        if stale := [job for prediction, job in jobs.items() if prediction not in taken]:
+            await queue.remove(connection, stale)
+        await announce(connection, [(row.id, RUNNING) for row in rows])
+        return sorted(claimed, key=lambda one: one.id)
+
+
+async def _with_content(connection: AsyncConnection, rows: Sequence[Record], jobs: dict[UUID, Job]) -> list[Claimed]:
+    wanted = {row.image_sha256 for row in rows if row.image_sha256 is not None}
+    images: dict[bytes, Record] = {}
+    if wanted:
+        columns = IMAGES.c
+        statement = select(columns.sha256, columns.media_type, columns.content).where(columns.sha256.in_(wanted))
+        images = {row.sha256: row for row in await connection.execute(statement)}
+    return [_claimed(row, images.get(row.image_sha256), jobs[row.id]) for row in rows]
+
+
+def _claimed(row: Record, image: Record | None, job: Job) -> Claimed:
+    return Claimed(
+        id=row.id,
+        run=row.run,
+        job=job,
+        attempts=row.attempts,
+        model=row.model,
+        content=image.content if image else row.document,
+        media_type=image.media_type if image else "application/json",
+        is_image=image is not None,
+        parameters=row.parameters,
+        seconds_left=row.seconds_left,
+        seconds_waited=row.seconds_waited,
+        work=row.work,
+        request_id=row.request_id,
+        traceparent=row.traceparent,
+    )
+
+
+async def finish(database: Database, outcomes: Sequence[Outcome]) -> set[UUID]:
+    """Write how runs ended, all or none; return which predictions were ours to write.
+
+    A run that lost its lease, or whose prediction was cancelled, writes nothing.
+    """
+    ended = [outcome for outcome in outcomes if outcome.retry_seconds is None]
+    async with database.transaction() as connection:
+        written: set[UUID] = await _finish(connection, ended) if ended else set()
+        for outcome in outcomes:
+            if outcome.retry_seconds is not None and await _put_back(connection, outcome):
+                written.add(outcome.claimed.id)
+        if lost := [outcome.claimed for outcome in outcomes if outcome.claimed.id not in written]:
+            await _forget_finished(connection, lost)
+    return written
+
+
+async def _finish(connection: AsyncConnection, outcomes: Sequence[Outcome]) -> set[UUID]:
+    values = {
+        "ids": [outcome.claimed.id for outcome in outcomes],
+        "runs": [outcome.claimed.run for outcome in outcomes],
+        "statuses": [FAILED if outcome.error else SUCCEEDED for outcome in outcomes],
+        "predictions": [_json(outcome.predictions) for outcome in outcomes],
+        "errors": [_json(outcome.error) for outcome in outcomes],
+        "versions": [outcome.model_version for outcome in outcomes],
+    }
+    rows = list((await connection.execute(_FINISH, values)).all())
+    written = {row.id for row in rows}
+    await queue.remove(connection, [outcome.claimed.job for outcome in outcomes if outcome.claimed.id in written])
+    if followed := [row.id for row in rows if row.followed]:
+        rows += (await connection.execute(_FINISH_FOLLOWERS, {"ids": followed})).all()
+    await callbacks.schedule(connection, [row.id for row in rows if row.calls_back])
+    await announce(connection, [(row.id, row.status) for row in rows])
+    return written
+
+
+def _json(value: Any) -> str | None:
+    return None if value is None else orjson.dumps(value).decode()
+
+
+async def _put_back(connection: AsyncConnection, outcome: Outcome) -> bool:
+    claimed, delay = outcome.claimed, outcome.retry_seconds or 0
+    values = {"id": claimed.id, "run": claimed.run, "error": _json(outcome.error)}
+    if (await connection.execute(_PUT_BACK, values)).one_or_none() is None:
+        return False
+    await queue.put_back(connection, claimed.job, delay)
+    await announce(connection, [(claimed.id, "queued")])
+    return True
+
+
+async def _forget_finished(connection: AsyncConnection, lost: Sequence[Claimed]) -> None:
+    """Remove the queue entries of what ended meanwhile; what another worker has claimed is left to it."""
+    finished = set((await connection.execute(_FINISHED, {"ids": [one.id for one in lost]})).scalars())
+    if jobs := [one.job for one in lost if one.id in finished]:
+        await queue.remove(connection, jobs)
+
+
+async def cancel(database: Database, prediction: UUID) -> bool:
+    """Cancel a queued or running prediction; False where there is none such. A follower takes over its work."""
+    async with database.transaction() as connection:
+        rows = (await connection.execute(_CANCEL, {"id": prediction})).all()
+        await _ended_without_result(connection, rows, CANCELLED)
+    return bool(rows)
+
+
+async def expire(database: Database) -> int:
+    """Fail what is past its deadline; return how many."""
+    async with database.transaction() as connection:
+        values = {"code": DEADLINE_EXCEEDED, "most": EXPIRED_AT_ONCE}
+        rows = (await connection.execute(_EXPIRE, values)).all()
+        await _ended_without_result(connection, rows, FAILED)
+    return len(rows)
+
+
+async def _ended_without_result(connection: AsyncConnection, rows: Sequence[Record], status: str) -> None:
+    if followed := [row.id for row in rows if row.followed]:
+        promoted = (await connection.execute(_PROMOTE, {"ids": followed})).all()
+        if promoted:
+            await queue.enqueue(connection, [(row.id, row.priority) for row in promoted])
+    await callbacks.schedule(connection, [row.id for row in rows if row.calls_back])
+    await announce(connection, [(row.id, status) for row in rows])
+
+
+async def extend(database: Database, jobs: Iterable[Job]) -> None:
+    """Give a sign of life for the jobs in flight."""
+    async with database.transaction() as connection:
+        await queue.extend(connection, list(jobs))

@@ -1,0 +1,97 @@
+"""Waiting until everything is ready, and saying so with a request that works when pasted."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import shlex
+import sys
+from http import HTTPStatus
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+from urllib.parse import quote, urlsplit
+
+from model_server.bundle import MANIFEST, Manifest
+
+logger = logging.getLogger(__name__)
+
+LOOK_SECONDS = 0.2
+PATIENCE_LOOKS = 50
+"""What holds up the start is said after so many looks, ten seconds."""
+TIMEOUT_SECONDS = 5
+
+
+async def wait_until_ready(url: str) -> None:
+    """Return once the URL answers with 200; what it says instead is logged after ten seconds, and when it changes."""
+    said = None
+    looks = 0
+    while (reason := await asyncio.to_thread(_obstacle, url)) is not None:
+        looks += 1
+        if looks >= PATIENCE_LOOKS and reason != said:
+            logger.warning("still waiting: %s", reason)
+            said = reason
+        await asyncio.sleep(LOOK_SECONDS)
+
+
+async def model_name(url: str) -> str:
+    """Return the name of the one model behind a ready server."""
+    _, body = await asyncio.to_thread(_get, f"{url}/v1/models")
+    return str(json.loads(body)["models"][0])
+
+
+def text(url: str, model: str, image: Path) -> str:
+    """Return what is printed: the page, a request by curl and one by our own client."""
+    kind = {"jpg": "jpeg", "tif": "tiff"}.get(image.suffix[1:].lower(), image.suffix[1:].lower())
+    predict = f"{url}/v1/models/{quote(model, safe='')}:predict"
+    file = shlex.quote(str(image))
+    return f"""
+The model {model} is ready. Open {url} or try:
+
+  curl -s -H 'Content-Type: image/{kind}' --data-binary @{file} {predict}
+  {_program()} submit --url {url} {file}
+
+Ctrl-C ends everything.
+"""
+
+
+def picture_to_try(bundle: Path) -> Path:
+    """Return the golden image that the model is surest of; a plain model has none, and gets a name to be replaced."""
+    try:
+        golden = Manifest.model_validate_json((bundle / MANIFEST).read_bytes()).golden
+    except (OSError, ValueError):
+        golden = []
+    surest = max(golden, key=lambda image: max(image.scores), default=None)
+    return bundle / surest.file if surest else Path("photo.jpg")
+
+
+def _program() -> str:
+    """Return how this program is called, also where it is not on the PATH."""
+    called = Path(sys.argv[0])
+    return (
+        shlex.quote(str(called)) if called.name == "model-server" else f"{shlex.quote(sys.executable)} -m model_server"
+    )
+
+
+def _obstacle(url: str) -> str | None:
+    try:
+        status, body = _get(url)
+    except (OSError, HTTPException) as error:
+        return f"{url} does not answer: {error}."
+    if status == HTTPStatus.OK:
+        return None
+    try:
+        return str(json.loads(body)["error"])
+    except (ValueError, KeyError, TypeError):
+        return f"{url} answers with status {status}."
+
+
+def _get(url: str) -> tuple[int, bytes]:
+    address = urlsplit(url)
+    connection = HTTPConnection(address.hostname or "", address.port, timeout=TIMEOUT_SECONDS)
+    try:
+        connection.request("GET", address.path)
+        reply = connection.getresponse()
+        return reply.status, reply.read()
+    finally:
+        connection.close()

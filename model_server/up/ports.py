@@ -1,0 +1,47 @@
+"""Ports, tried before anything is started."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from model_server.config import ENV_PREFIX
+from model_server.errors import SettingsError
+
+
+@dataclass(frozen=True)
+class Port:
+    """Where a service is to listen, and the option and setting that choose another place."""
+
+    host: str
+    number: int
+    setting: str
+    option: str
+
+
+def check(ports: Sequence[Port]) -> None:
+    """Raise SettingsError that names every port that cannot be had, and how to change it."""
+    refused = [sentence for port in ports if (sentence := _try(port))]
+    if refused:
+        raise SettingsError(" ".join(refused))
+
+
+def reachable(host: str) -> str:
+    """Return the host as it stands in a URL that reaches a server listening there from this machine."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared with, not listened on
+    return f"[{host}]" if ":" in host else host
+
+
+def _try(port: Port) -> str | None:
+    family = socket.AF_INET6 if ":" in port.host else socket.AF_INET
+    try:
+        socket.create_server((port.host, port.number), family=family).close()
+    except OSError as error:
+        reason = "is taken" if error.errno == errno.EADDRINUSE else f"cannot be had: {error.strerror}"
+        return (
+            f"{port.host}:{port.number} {reason}; choose another by {port.option} "
+            f"or {ENV_PREFIX}{port.setting.upper()}."
+        )
+    return None
