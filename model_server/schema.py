@@ -9,6 +9,8 @@ MODEL_VERSION_HEADER = "Model-Version"
 BINARY_HEADER = "Inference-Header-Content-Length"
 """Byte length of the JSON part of a V2 binary body
 (https://github.com/kserve/open-inference-protocol/blob/main/specification/protocol/extension_binary_data.md)."""
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+"""Names, in lower case, of the files in a folder or archive that are taken for images."""
 
 
 class ScoredClass(TypedDict):

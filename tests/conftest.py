@@ -81,13 +81,18 @@ def running_server(log: Path, *, ready: bool = True, port: int = 0, **settings: 
         model = httpx.get(f"{url}/v1/models").json()["models"][0]
         yield Server(url, f"127.0.0.1:{grpc_port}", model, process, log)
     finally:
-        if process.poll() is None:
-            process.terminate()
-            try:
-                process.wait(40)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        end_process(process)
+
+
+def end_process(process: subprocess.Popen[bytes]) -> None:
+    """Terminate a server that still runs, and kill one that does not end."""
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(40)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def wait_until_answers(url: str, process: subprocess.Popen[bytes], log: Path, status: int = 200) -> None:

@@ -21,7 +21,7 @@ from typing import Any
 import httpx
 import psycopg
 
-from conftest import free_port, wait_until_answers
+from conftest import end_process, free_port, wait_until_answers
 from pictures import draw, encode
 
 MODEL = "stub"
@@ -108,13 +108,7 @@ def running_proxy(  # noqa: PLR0913 - each is one thing that tests change
         wait_until_answers(f"http://127.0.0.1:{port}/readyz", process, log, ready)
         yield Proxy(f"http://127.0.0.1:{port}", database_url, process, log, model)
     finally:
-        if process.poll() is None:
-            process.terminate()
-            try:
-                process.wait(40)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        end_process(process)
 
 
 class StubPredictor:

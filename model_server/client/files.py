@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from model_server.errors import InvalidInput, ModelServerError, NotFound, Unavailable
-from model_server.schema import Prediction
-
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+from model_server.schema import IMAGE_SUFFIXES, Prediction
 
 
 @dataclass(frozen=True)
@@ -76,7 +74,7 @@ def _classify_file(model: Model, file: Path) -> Result:
 def read(file: Path) -> bytes:
     """Return the file's content; raises InvalidInput with the reason where there is none."""
     if file.is_dir():
-        raise InvalidInput(f"The folder holds no image; {', '.join(sorted(SUFFIXES))} are read.")
+        raise InvalidInput(f"The folder holds no image; {', '.join(sorted(IMAGE_SUFFIXES))} are read.")
     try:
         return file.read_bytes()
     except OSError as error:
@@ -84,4 +82,4 @@ def read(file: Path) -> bytes:
 
 
 def _is_image(file: Path) -> bool:
-    return file.suffix.lower() in SUFFIXES and file.is_file()
+    return file.suffix.lower() in IMAGE_SUFFIXES and file.is_file()

@@ -9,8 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from model_server import image
 from model_server.errors import ExportError
-
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff"}
+from model_server.schema import IMAGE_SUFFIXES
 
 OWN_FILES = image.Limits(max_bytes=1 << 30, max_pixels=1 << 28)
 """Limits on what is read from the caller's own disk: high, yet short of filling the memory."""
@@ -57,7 +56,7 @@ def list_names(source: Path) -> list[str]:
         raise ExportError(f"{source} does not exist; a folder or a zip of pictures is needed.")
     names = sorted(name for name in found if _is_picture(PurePosixPath(name)))
     if not names:
-        raise ExportError(f"{source} has no pictures; {', '.join(sorted(SUFFIXES))} are read.")
+        raise ExportError(f"{source} has no pictures; {', '.join(sorted(IMAGE_SUFFIXES))} are read.")
     return names
 
 
@@ -93,4 +92,4 @@ def _archive(source: Path) -> zipfile.ZipFile:
 def _is_picture(path: PurePosixPath) -> bool:
     # Archives made on a Mac carry "__MACOSX/._photo.jpg" beside each photo.jpg.
     hidden = any(part.startswith((".", "__MACOSX")) for part in path.parts)
-    return path.suffix.lower() in SUFFIXES and not hidden
+    return path.suffix.lower() in IMAGE_SUFFIXES and not hidden
