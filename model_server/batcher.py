@@ -14,8 +14,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from model_server.errors import Overloaded
-
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -32,11 +30,8 @@ class Batcher(Generic[Item, Result]):
     An exception of a worker becomes the exception of every item in that micro-batch. Create it inside a running loop.
     """
 
-    def __init__(
-        self, workers: Sequence[Callable[[list[Item]], Iterable[Result]]], *, max_batch: int, capacity: int
-    ) -> None:
+    def __init__(self, workers: Sequence[Callable[[list[Item]], Iterable[Result]]], *, max_batch: int) -> None:
         self._max_batch = max_batch
-        self._capacity = capacity
         self._loop = asyncio.get_running_loop()
         self._waiting: queue.SimpleQueue[_Job[Item, Result] | None] = queue.SimpleQueue()
         self._threads = [
@@ -52,9 +47,7 @@ class Batcher(Generic[Item, Result]):
         return self._waiting.qsize()
 
     def submit(self, items: Sequence[Item]) -> list[asyncio.Future[Result]]:
-        """Queue all of ``items`` or, where they do not fit, none (Overloaded). Cancelled futures are skipped."""
-        if self.waiting + len(items) > self._capacity:
-            raise Overloaded(f"The queue is full: {self._capacity} images are waiting. Try again later.")
+        """Queue ``items``, however many wait: the bound is the caller's. Cancelled futures are skipped."""
         jobs = [_Job(item, self._loop.create_future()) for item in items]
         for job in jobs:
             self._waiting.put(job)

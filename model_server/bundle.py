@@ -123,16 +123,21 @@ class Bundle:
         )
 
 
-def read(path: Path) -> Bundle:
-    """Read a bundle that has a manifest and prove its files; raises BundleError that says what is wrong."""
+def read_manifest(path: Path) -> Manifest:
+    """Read a bundle's manifest; raises BundleError that says what is wrong."""
     try:
-        manifest = Manifest.model_validate_json((path / MANIFEST).read_bytes())
+        return Manifest.model_validate_json((path / MANIFEST).read_bytes())
     except OSError as error:
         raise BundleError(f"{path / MANIFEST} cannot be read: {error.strerror}.") from None
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise BundleError(f"{path / MANIFEST}: {where or 'the document'}: {first['msg']}.") from None
+
+
+def read(path: Path) -> Bundle:
+    """Read a bundle that has a manifest and prove its files; raises BundleError that says what is wrong."""
+    manifest = read_manifest(path)
     verify_files(path, manifest)
     return Bundle(path, manifest, read_labels(path / manifest.labels))
 

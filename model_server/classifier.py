@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from model_server import bundle as bundles
 from model_server import image, runtimes
 from model_server.bundle import Bundle, GoldenImage, InputSpec
-from model_server.config import RuntimeName
+from model_server.config import PredictorSettings, RuntimeName
 from model_server.errors import BundleError, InvalidInput, PayloadTooLarge
 from model_server.schema import Prediction, ScoredClass
 
@@ -52,13 +52,6 @@ class Classifier:
             return infer
         return lambda batch: softmax(infer(batch))
 
-    def rank(self, scores: NDArray[np.float32], top_k: int) -> Prediction:
-        """Name the ``top_k`` best classes of one row of scores [classes]."""
-        labels = self.bundle.labels
-        best = np.argsort(-scores, kind="stable")[:top_k].tolist()
-        top: list[ScoredClass] = [{"label": labels[i], "index": i, "score": float(scores[i])} for i in best]
-        return {**top[0], "top": top}
-
     def check_golden(self) -> None:
         """Raise BundleError that names the first golden image whose class or scores differ from the manifest's.
 
@@ -87,6 +80,13 @@ class Classifier:
             raise BundleError(f"Golden image {golden.file} cannot be read: {error}") from None
 
 
+def rank(labels: Sequence[str], scores: NDArray[np.float32], top_k: int) -> Prediction:
+    """Name the ``top_k`` best classes of one row of scores [classes]."""
+    best = np.argsort(-scores, kind="stable")[:top_k].tolist()
+    top: list[ScoredClass] = [{"label": labels[i], "index": i, "score": float(scores[i])} for i in best]
+    return {**top[0], "top": top}
+
+
 def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return probabilities [N, classes] of logits [N, classes]."""
     powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
@@ -106,6 +106,23 @@ def load(path: Path, runtime: RuntimeName | Literal["auto"], threads: int, limit
         raise BundleError(f"The runtime {chosen} cannot load {artifact}.")
     model = runtimes.load(chosen, path / artifact, threads)
     return Classifier(bundles.read_plain(path, artifact, chosen, plain_input(model)), model, limits)
+
+
+def load_checked(settings: PredictorSettings, threads: int) -> Classifier:
+    """Load what ``settings`` name, for ``threads`` sessions, and run its golden check; raises BundleError."""
+    limits = image.Limits(settings.max_image_bytes, settings.max_image_pixels)
+    loaded = load(settings.model_dir or DEFAULT_MODEL, settings.runtime, threads, limits)
+    loaded.check_golden()
+    return loaded
+
+
+def runtime_of(path: Path, runtime: RuntimeName | Literal["auto"]) -> RuntimeName:
+    """Return the runtime that will load a bundle or plain folder, without loading it; raises BundleError."""
+    if runtime != "auto":
+        return runtime
+    if (path / bundles.MANIFEST).exists():
+        return bundles.read_manifest(path).runtime
+    return bundles.find_artifact(path)[1]
 
 
 def name_of(path: Path) -> str:

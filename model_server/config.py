@@ -77,11 +77,16 @@ class PredictorSettings(ServiceSettings):
     predictor_host: str = Field("0.0.0.0", description="Address to listen on, HTTP and gRPC. A pod needs all of them.")  # noqa: S104
     predictor_port: int = Field(8080, ge=0, le=65535, description="HTTP port; KServe expects 8080.")
     predictor_grpc_port: int = Field(8081, ge=0, le=65535, description="gRPC port; 0 turns gRPC off.")
-    threads: int = Field(
+    workers: int = Field(
         0,
         ge=0,
         le=1024,
-        description="Threads that decode and infer. 0: one for each core this process may use.",
+        description="Images that are decoded and inferred at once. 0: one for each core this process may use.",
+    )
+    worker_kind: Literal["auto", "process", "thread"] = Field(
+        "auto",
+        description="Where that is done. Processes do not wait for one another's interpreter; threads take less "
+        "memory. `auto`: threads for one worker and for `tensorflow`, else processes.",
     )
     max_batch: int = Field(
         8,
@@ -92,7 +97,7 @@ class PredictorSettings(ServiceSettings):
     queue_size: int = Field(
         256,
         ge=1,
-        description="Images waiting for a thread; more are refused with 503. 256 are about half a second of work.",
+        description="Images waiting for a worker; more are refused with 503. 256 are about half a second of work.",
     )
     max_image_pixels: int = Field(
         50_000_000,

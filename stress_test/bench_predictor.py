@@ -54,17 +54,20 @@ def wait_for(url: str, process: subprocess.Popen[bytes], seconds: float = 60) ->
 
 
 @contextlib.contextmanager
-def ours(model_dir: Path, threads: int | None = None) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+def ours(
+    model_dir: Path, workers: int | None = None, kind: str = "auto"
+) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     port = free_port()
     environment = os.environ | {
         "MODEL_SERVER_MODEL_DIR": str(model_dir),
         "MODEL_SERVER_MODEL_NAME": "bench",
+        "MODEL_SERVER_WORKER_KIND": kind,
         "MODEL_SERVER_PREDICTOR_HOST": "127.0.0.1",
         "MODEL_SERVER_PREDICTOR_PORT": str(port),
         "MODEL_SERVER_PREDICTOR_GRPC_PORT": "0",
     }
-    if threads:
-        environment["MODEL_SERVER_THREADS"] = str(threads)
+    if workers:
+        environment["MODEL_SERVER_WORKERS"] = str(workers)
     with started([sys.executable, "-m", "model_server", "predictor"], environment) as process:
         wait_for(f"http://127.0.0.1:{port}/v2/models/bench/ready", process)
         yield f"http://127.0.0.1:{port}", process
@@ -155,9 +158,9 @@ def measure(
         command = [sys.executable, str(HERE / "load_generator.py"), "--request", file.name]
         command += ["--connections", str(connections)] + [part for url in urls for part in ("--url", url)]
         subprocess.run([*command, "--seconds", str(WARM_UP_SECONDS)], check=True, capture_output=True)
-        before = sum(cpu_seconds(process.pid) for process in processes)
+        before = sum(cpu_seconds(part.pid) for process in processes for part in with_children(process.pid))
         output = subprocess.run([*command, "--seconds", str(seconds)], check=True, capture_output=True).stdout
-        after = sum(cpu_seconds(process.pid) for process in processes)
+        after = sum(cpu_seconds(part.pid) for process in processes for part in with_children(process.pid))
     result = json.loads(output)
     if result["error_count"] or not result["requests"]:
         raise RuntimeError(f"{result['error_count']} errors: {result['errors']}")
@@ -168,6 +171,11 @@ def measure(
         "p99": result["latency_ms"]["p99"],
         "health_p99": result["health_ms"]["p99"],
     }
+
+
+def with_children(pid: int) -> list[psutil.Process]:
+    process = psutil.Process(pid)
+    return [process, *process.children(recursive=True)]
 
 
 def cpu_seconds(pid: int) -> float:
@@ -206,7 +214,7 @@ def rss_mib_after(requests: int, model_dir: Path, data: bytes) -> float:
         call = urllib.request.Request(f"{url}/v1/models/bench:predict", data, {"Content-Type": "image/jpeg"})
         for _ in range(requests):
             urllib.request.urlopen(call).read()
-        return float(psutil.Process(process.pid).memory_info().rss) / 2**20
+        return float(sum(part.memory_info().rss for part in with_children(process.pid))) / 2**20
 
 
 def plain_model(source: Path, workspace: Path) -> Path:
@@ -250,11 +258,13 @@ def run(given: argparse.Namespace, model_dir: Path, data: bytes) -> None:
     rows: dict[str, list[dict[str, float]]] = {}
     with contextlib.ExitStack() as stack:
         one = stack.enter_context(ours(model_dir))
-        split = [stack.enter_context(ours(model_dir, threads=1)) for _ in range(cores)]
+        threads = stack.enter_context(ours(model_dir, kind="thread"))
+        split = [stack.enter_context(ours(model_dir, workers=1)) for _ in range(cores)]
         stock = stack.enter_context(peer(model_dir))
         ours_requests, peer_requests = requests_of(data, "bench"), requests_of(data, "peer")
         variants = {name: ([one], request) for name, request in ours_requests.items()}
-        variants[f"V1 raw JPEG, {cores} processes of 1 thread"] = (split, ours_requests["V1 raw JPEG"])
+        variants[f"V1 raw JPEG, {cores} threads"] = ([threads], ours_requests["V1 raw JPEG"])
+        variants[f"V1 raw JPEG, {cores} servers of 1 thread"] = (split, ours_requests["V1 raw JPEG"])
         variants["V1 base64 JSON, plain SDK predictor"] = ([stock], peer_requests["V1 base64 JSON"])
         for number in range(given.rounds):
             progress(f"round {number + 1} of {given.rounds}: plain loop")

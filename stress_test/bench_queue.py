@@ -269,7 +269,7 @@ def run(given: argparse.Namespace, model_dir: Path, data: bytes, folder: Path) -
         database = stack.enter_context(embedded_postgres(folder / "postgres"))
         migrate(make_url(database).set(drivername="postgresql+psycopg"))
         with on_core(PREDICTOR_CORE):
-            direct, predictor = stack.enter_context(ours(model_dir, threads=1))
+            direct, predictor = stack.enter_context(ours(model_dir, workers=1))
         urllib.request.urlopen(urllib.request.Request(direct + PREDICT, data, {"Content-Type": "image/jpeg"})).read()
         START_CPU[0] = start_cpu_seconds(database, direct)
         for number in range(given.rounds):

@@ -27,7 +27,7 @@ class Peer(kserve.Model):  # type: ignore[misc]
     def predict(self, payload: Any, headers: Any = None) -> dict[str, Any]:  # noqa: ARG002 - the SDK passes them
         data = [payload] if isinstance(payload, bytes) else [base64.b64decode(i["b64"]) for i in payload["instances"]]
         rows = [self._infer(self._classifier.prepare(item)[None])[0] for item in data]
-        return {"predictions": [self._classifier.rank(row, 5) for row in rows]}
+        return {"predictions": [classifier.rank(self._classifier.bundle.labels, row, 5) for row in rows]}
 
 
 if __name__ == "__main__":

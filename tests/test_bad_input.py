@@ -223,7 +223,7 @@ def test_a_body_that_stalls_is_refused_in_time(client, start_server):
 
 
 def test_more_work_than_the_queue_holds_is_refused_with_retry_after(client, start_server):
-    with start_server(queue_size=4, threads=1, retry_after_seconds=3) as server:
+    with start_server(queue_size=4, workers=1, retry_after_seconds=3) as server:
         reply = client.post(server.predict_url, content=instances(*[GOOD] * 40), headers={"Content-Type": JSON})
         assert (reply.status_code, reply.headers["Retry-After"]) == (503, "3")
         assert "queue is full" in reply.json()["error"]

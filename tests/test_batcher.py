@@ -5,10 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 
-import pytest
-
 from model_server.batcher import Batcher
-from model_server.errors import Overloaded
 
 
 def run(scenario):
@@ -17,7 +14,7 @@ def run(scenario):
 
 def test_results_come_back_to_the_item_they_belong_to():
     async def scenario():
-        batcher = Batcher([lambda items: [item * 10 for item in items]] * 4, max_batch=3, capacity=1000)
+        batcher = Batcher([lambda items: [item * 10 for item in items]] * 4, max_batch=3)
         results = await asyncio.gather(*batcher.submit(range(500)))
         await batcher.close()
         return results
@@ -36,7 +33,7 @@ def test_what_piles_up_behind_a_busy_worker_is_taken_together_up_to_the_maximum(
         return items
 
     async def scenario():
-        batcher = Batcher([work], max_batch=4, capacity=100)
+        batcher = Batcher([work], max_batch=4)
         futures = batcher.submit([0])
         await asyncio.to_thread(first_is_running.wait, 5)
         futures += batcher.submit(range(1, 10))
@@ -48,27 +45,6 @@ def test_what_piles_up_behind_a_busy_worker_is_taken_together_up_to_the_maximum(
     assert sizes == [1, 4, 4, 1]
 
 
-def test_a_request_that_does_not_fit_is_refused_whole_and_the_queue_stays_usable():
-    go_on = threading.Event()
-
-    def work(items):
-        go_on.wait(5)
-        return items
-
-    async def scenario():
-        batcher = Batcher([work], max_batch=1, capacity=3)
-        accepted = batcher.submit([1, 2])
-        with pytest.raises(Overloaded, match="queue is full"):
-            batcher.submit([3, 4, 5])
-        assert batcher.waiting <= 2
-        go_on.set()
-        assert await asyncio.gather(*accepted) == [1, 2]
-        assert await asyncio.gather(*batcher.submit([6, 7, 8])) == [6, 7, 8]
-        await batcher.close()
-
-    run(scenario())
-
-
 def test_a_failing_batch_fails_its_own_items_only():
     def work(items):
         if "bad" in items:
@@ -76,7 +52,7 @@ def test_a_failing_batch_fails_its_own_items_only():
         return items
 
     async def scenario():
-        batcher = Batcher([work], max_batch=1, capacity=10)
+        batcher = Batcher([work], max_batch=1)
         results = await asyncio.gather(*batcher.submit(["a", "bad", "b"]), return_exceptions=True)
         await batcher.close()
         return results
@@ -97,7 +73,7 @@ def test_work_that_nobody_waits_for_any_more_is_not_done():
         return items
 
     async def scenario():
-        batcher = Batcher([work], max_batch=1, capacity=10)
+        batcher = Batcher([work], max_batch=1)
         futures = batcher.submit(["running", "abandoned", "wanted"])
         await asyncio.to_thread(busy.wait, 5)
         futures[1].cancel()
@@ -111,7 +87,7 @@ def test_work_that_nobody_waits_for_any_more_is_not_done():
 
 def test_close_finishes_what_is_queued_and_ends_every_thread():
     async def scenario():
-        batcher = Batcher([lambda items: items] * 3, max_batch=8, capacity=100)
+        batcher = Batcher([lambda items: items] * 3, max_batch=8)
         futures = batcher.submit(range(50))
         await batcher.close()
         return await asyncio.gather(*futures)

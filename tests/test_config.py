@@ -32,7 +32,7 @@ def _no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
         ("LOG_FORMAT", "xml", "'json'"),
         ("MODEL_NAME", "my model", "match pattern"),
         ("MODEL_NAME", "../x", "match pattern"),
-        ("THREADS", "2.5", "valid integer"),
+        ("WORKERS", "2.5", "valid integer"),
         ("MAX_BATCH", "0", "greater than or equal to 1"),
         ("QUEUE_SIZE", "many", "valid integer"),
         ("MAX_BODY_BYTES", "16M", "valid integer"),

@@ -83,7 +83,7 @@ def test_killed_predictor(tmp_path, database_url, some_done, both):
     count_ends(database_url)
     port, proxy_port = free_port(), free_port()
     with (
-        running_server(tmp_path / "predictor", port=port, threads=1) as predictor,
+        running_server(tmp_path / "predictor", port=port, workers=1) as predictor,
         running_proxy(
             tmp_path / "log", database_url, predictor.url, port=proxy_port, model=predictor.model, **LEASE
         ) as proxy,

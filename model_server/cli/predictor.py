@@ -45,6 +45,10 @@ def predictor(
         predictor_grpc_port=grpc_port,
     )
     telemetry.configure_logging(settings)
+    from model_server.predictor import workers
+
+    prepared = workers.prepare(settings)
+    # Imported after the worker processes are on their way: they load the model while the SDK is being imported.
     from model_server.predictor import server
 
-    server.run(settings)
+    server.run(settings, prepared)

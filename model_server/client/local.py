@@ -9,7 +9,6 @@ import numpy as np
 from model_server import classifier
 from model_server.client.files import Answer
 from model_server.config import PredictorSettings
-from model_server.image import Limits
 from model_server.runtimes import Session, cores
 
 
@@ -18,18 +17,16 @@ class LocalModel:
 
     def __init__(self, settings: PredictorSettings, top_k: int) -> None:
         """Load the bundle; raises BundleError, also where its golden images come out differently here."""
-        self.parallel = settings.threads or cores()
-        limits = Limits(settings.max_image_bytes, settings.max_image_pixels)
-        folder = settings.model_dir or classifier.DEFAULT_MODEL
-        self._classifier = classifier.load(folder, settings.runtime, self.parallel, limits)
-        self._classifier.check_golden()
+        self.parallel = settings.workers or cores()
+        self._classifier = classifier.load_checked(settings, self.parallel)
         self._top_k = top_k
         self._of_thread = threading.local()
 
     def classify(self, data: bytes) -> Answer:
         """Classify one encoded image; raises InvalidInput or PayloadTooLarge."""
         scores = self._session()(self._classifier.prepare(data)[np.newaxis])[0]
-        return Answer(self._classifier.rank(scores, self._top_k), self._classifier.bundle.manifest.version)
+        bundle = self._classifier.bundle
+        return Answer(classifier.rank(bundle.labels, scores, self._top_k), bundle.manifest.version)
 
     def _session(self) -> Session:
         if not hasattr(self._of_thread, "session"):

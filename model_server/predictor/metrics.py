@@ -23,7 +23,7 @@ REQUEST_SECONDS = Histogram(
     ["protocol"],
     buckets=_SECONDS,
 )
-QUEUE_LENGTH = Gauge("model_server_predictor_queue_length", "Images waiting for a thread.")
+QUEUE_LENGTH = Gauge("model_server_predictor_queue_length", "Images waiting for a worker.")
 BATCH_SIZE = Histogram(
     "model_server_predictor_batch_size", "Images in one inference.", buckets=(1, 2, 4, 8, 16, 32, 64, 128)
 )
@@ -33,5 +33,7 @@ DECODE_SECONDS = Histogram(
 INFERENCE_SECONDS = Histogram(
     "model_server_predictor_inference_seconds", "One inference, whatever its batch size.", buckets=_SECONDS
 )
+WORKERS = Gauge("model_server_predictor_workers", "Threads or processes that decode and infer, ready for work.")
+WORKER_RESTARTS = Counter("model_server_predictor_worker_restarts", "Worker processes replaced because they died.")
 MODEL = Info("model_server_predictor_model", "The model that is served: name, version, runtime.")
-READY = Gauge("model_server_predictor_ready", "1 once the model has passed its golden check, else 0.")
+READY = Gauge("model_server_predictor_ready", "1 while the golden check is passed and a worker lives, else 0.")

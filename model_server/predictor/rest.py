@@ -10,7 +10,7 @@ from starlette.responses import Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp
 
-from model_server.classifier import Picture
+from model_server.classifier import Picture, rank
 from model_server.config import PredictorSettings
 from model_server.errors import Forbidden, NotSupported, UnsupportedMediaType
 from model_server.http import body
@@ -49,7 +49,7 @@ class Routes:
 
     async def predict(self, request: Request) -> Response:
         """V1: a JSON body of instances, or one image as it is."""
-        classifier = self._service.require(request.path_params["model"])
+        model = self._service.require(request.path_params["model"])
         media_type = body.media_type(request.scope)
         is_image = media_type.startswith("image/")
         if not is_image and media_type not in body.JSON_TYPES:
@@ -63,13 +63,13 @@ class Routes:
             document = body.parse_json(data, self._settings.max_json_values)
             pictures, top_k = v1.parse(document, self._settings.max_instances)
         scores = await self._service.classify(pictures, "" if is_image else "instances")
-        reply: V1Reply = {"predictions": [classifier.rank(row, top_k) for row in scores]}
+        reply: V1Reply = {"predictions": [rank(model.labels, row, top_k) for row in scores]}
         return self._reply(reply)
 
     async def infer(self, request: Request) -> Response:
         """V2: JSON, or JSON followed by binary tensors."""
         path = request.path_params
-        classifier = self._service.require(path["model"], path.get("version"))
+        model = self._service.require(path["model"], path.get("version"))
         media_type = body.media_type(request.scope)
         if media_type not in body.JSON_TYPES:
             raise UnsupportedMediaType(f"The content type {media_type[:64]!r} is not read; send application/json.")
@@ -79,7 +79,7 @@ class Routes:
         tensors.check_outputs(inference.outputs)
         pictures = tensors.pictures(inference.inputs, self._settings.max_instances)
         scores = await self._service.classify(pictures, tensors.INPUT)
-        outputs = tensors.outputs(classifier, scores, inference.outputs)
+        outputs = tensors.outputs(model.labels, scores, inference.outputs)
         content, length = v2.render(inference, self._service.name, self._service.version, outputs)
         headers = {MODEL_VERSION_HEADER: self._service.version}
         if length is None:
@@ -89,30 +89,33 @@ class Routes:
 
     async def server_ready(self, _request: Request) -> Response:
         """V2 readiness of the server: that of its one model."""
-        return self._reply({"ready": self._service.classifier is not None})
+        self._service.require_ready()
+        return self._reply({"ready": True})
 
     async def model_ready(self, request: Request) -> Response:
         """V2 readiness of the model: 200 once the golden check is passed, 503 with the reason before."""
         path = request.path_params
         self._service.require(path["model"], path.get("version"))
+        self._service.require_ready()
         return self._reply({"name": self._service.name, "ready": True})
 
     async def v1_ready(self, request: Request) -> Response:
         """V1 readiness of the model."""
         self._service.require(request.path_params["model"])
+        self._service.require_ready()
         return self._reply({"name": self._service.name, "ready": True})
 
     async def metadata(self, request: Request) -> Response:
         """V2 metadata: versions, platform, tensors."""
         path = request.path_params
-        classifier = self._service.require(path["model"], path.get("version"))
+        model = self._service.require(path["model"], path.get("version"))
         return self._reply(
             {
                 "name": self._service.name,
                 "versions": [self._service.version],
-                "platform": classifier.model.runtime,
+                "platform": model.runtime,
                 "inputs": tensors.describe_inputs(),
-                "outputs": tensors.describe_outputs(classifier),
+                "outputs": tensors.describe_outputs(len(model.labels)),
             }
         )
 

@@ -69,7 +69,7 @@ class PredictorModel(kserve.Model):  # type: ignore[misc]
 
     def get_output_types(self) -> list[dict[str, Any]]:
         """Return V2 metadata of the outputs."""
-        return tensors.describe_outputs(self._service.classifier)
+        return tensors.describe_outputs(len(self._service.model.labels))
 
     async def predict(
         self,
@@ -78,13 +78,13 @@ class PredictorModel(kserve.Model):  # type: ignore[misc]
         response_headers: dict[str, str] | None = None,  # noqa: ARG002
     ) -> InferResponse:
         """Answer one gRPC request."""
-        classifier = self._service.require(payload.model_name, payload.model_version or None)
+        model = self._service.require(payload.model_name, payload.model_version or None)
         requested = [output.name for output in payload.request_outputs or ()]
         tensors.check_outputs(requested)
         inputs = [_input_tensor(tensor) for tensor in payload.inputs]
         pictures = tensors.pictures(inputs, self._max_instances)
         scores = await self._service.classify(pictures, tensors.INPUT)
-        outputs = [_infer_output(tensor) for tensor in tensors.outputs(classifier, scores, requested)]
+        outputs = [_infer_output(tensor) for tensor in tensors.outputs(model.labels, scores, requested)]
         return InferResponse(payload.id, self.name, outputs, model_version=self._service.version)
 
 

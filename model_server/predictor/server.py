@@ -8,7 +8,6 @@ import sys
 
 import uvloop
 
-from model_server import runtimes
 from model_server.config import PredictorSettings
 from model_server.http.envelope import RequestEnvelope
 from model_server.http.server import Server, listen, stop_signal
@@ -16,6 +15,7 @@ from model_server.predictor import rest, sdk
 from model_server.predictor.grpc_server import build_grpc_server
 from model_server.predictor.meter import InferenceMeter
 from model_server.predictor.service import PredictorService
+from model_server.predictor.workers import Workers
 
 logger = logging.getLogger(__name__)
 
@@ -24,14 +24,14 @@ SWITCH_SECONDS = 0.001
 requests/s at 32 connections rose by 5 %."""
 
 
-def run(settings: PredictorSettings) -> None:
+def run(settings: PredictorSettings, workers: Workers) -> None:
     """Serve until SIGTERM or SIGINT; raises SettingsError where a port is taken."""
     sys.setswitchinterval(SWITCH_SECONDS)
-    uvloop.run(_serve(settings))
+    uvloop.run(_serve(settings, workers))
 
 
-async def _serve(settings: PredictorSettings) -> None:
-    service = PredictorService(settings, settings.threads or runtimes.cores())
+async def _serve(settings: PredictorSettings, workers: Workers) -> None:
+    service = PredictorService(settings, workers)
     data_plane = sdk.build_data_plane(service, settings.max_instances)
     router = rest.build_router(service, settings, sdk.build_application(data_plane))
     envelope = RequestEnvelope(router, InferenceMeter(), settings.retry_after_seconds)

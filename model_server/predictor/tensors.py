@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model_server.classifier import Classifier, Picture
+from model_server.classifier import Picture
 from model_server.errors import InvalidInput
 from model_server.predictor.v1 import check_count, decode_base64
 
@@ -60,12 +60,12 @@ def pictures(tensors: Sequence[InputTensor], max_instances: int) -> list[Picture
     return list(_pixels(tensor))
 
 
-def outputs(classifier: Classifier, scores: NDArray[np.float32], requested: Sequence[str] | None) -> list[OutputTensor]:
+def outputs(labels: Sequence[str], scores: NDArray[np.float32], requested: Sequence[str] | None) -> list[OutputTensor]:
     """Return the requested outputs, all where none is named; raises InvalidInput for one that does not exist."""
     best = scores.argmax(axis=1)
-    labels = np.array([classifier.bundle.labels[index].encode() for index in best], dtype=np.object_)
+    names = np.array([labels[index].encode() for index in best], dtype=np.object_)
     every = {
-        "label": OutputTensor("label", "BYTES", labels),
+        "label": OutputTensor("label", "BYTES", names),
         "score": OutputTensor("score", "FP32", scores[np.arange(len(best)), best]),
         "scores": OutputTensor("scores", "FP32", scores),
     }
@@ -77,12 +77,12 @@ def describe_inputs() -> list[dict[str, Any]]:
     return [{"name": INPUT, "datatype": "BYTES", "shape": [-1]}]
 
 
-def describe_outputs(classifier: Classifier) -> list[dict[str, Any]]:
+def describe_outputs(classes: int) -> list[dict[str, Any]]:
     """Return the metadata of the outputs."""
     return [
         {"name": "label", "datatype": "BYTES", "shape": [-1]},
         {"name": "score", "datatype": "FP32", "shape": [-1]},
-        {"name": "scores", "datatype": "FP32", "shape": [-1, len(classifier.bundle.labels)]},
+        {"name": "scores", "datatype": "FP32", "shape": [-1, classes]},
     ]
 
 

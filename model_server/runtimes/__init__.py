@@ -19,18 +19,18 @@ Session = Callable[[NDArray[Any]], NDArray[np.float32]]
 """Input [N, height, width, 3] in the model's dtype to float32 [N, classes]; used by one thread at a time."""
 
 
-class LoadedModel(Protocol):
-    """An artifact in memory.
+BATCHING: frozenset[RuntimeName] = frozenset({"tensorflow"})
+"""Runtimes in which one session with many images beats many sessions with one image each."""
 
-    ``batches`` says whether one session with many images beats many sessions with one image each.
-    """
+
+class LoadedModel(Protocol):
+    """An artifact in memory."""
 
     runtime: RuntimeName
     height: int
     width: int
     dtype: InputDtype
     classes: int
-    batches: bool
 
     def session(self) -> Session:
         """Return a function that infers, independent of every other session."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +15,14 @@ from numpy.typing import NDArray
 from model_server.config import RuntimeName
 from model_server.runtimes import Session, checked_dtype, checked_shape
 
+STDERR = 2
+NOTICE = b"INFO: Created TensorFlow Lite XNNPACK delegate"
+
 
 class LiteRTModel:
     """A ``.tflite`` file; float or quantised, its scores come out as float32."""
 
     runtime: RuntimeName = "litert"
-    batches = False
 
     def __init__(self, artifact: Path) -> None:
         self._artifact = artifact
@@ -29,7 +34,8 @@ class LiteRTModel:
 
     def _interpreter(self) -> Any:
         interpreter = Interpreter(model_path=str(self._artifact), num_threads=1)
-        interpreter.allocate_tensors()
+        with _without_notice():
+            interpreter.allocate_tensors()
         return interpreter
 
     def session(self) -> Session:
@@ -48,6 +54,24 @@ class LiteRTModel:
             return (scores - np.float32(zero)) * np.float32(step) if step else scores
 
         return infer
+
+
+@contextmanager
+def _without_notice() -> Iterator[None]:
+    """Keep the library's notice of its delegate off standard error, where it writes without asking any logger.
+
+    Whatever else is written meanwhile follows at the end.
+    """
+    stderr = os.dup(STDERR)
+    with os.fdopen(os.memfd_create("stderr"), "w+b") as written:
+        os.dup2(written.fileno(), STDERR)
+        try:
+            yield
+        finally:
+            os.dup2(stderr, STDERR)
+            os.close(stderr)
+            written.seek(0)
+            os.write(STDERR, b"".join(line for line in written if not line.startswith(NOTICE)))
 
 
 def load(artifact: Path, threads: int) -> LiteRTModel:  # noqa: ARG001 - each session is one thread

@@ -18,7 +18,6 @@ class OpenVINOModel:
     """A model compiled for this processor, in float32: bfloat16 would miss the golden scores."""
 
     runtime: RuntimeName = "openvino"
-    batches = False
 
     def __init__(self, artifact: Path, threads: int) -> None:
         core = openvino.Core()

@@ -19,7 +19,6 @@ class TensorFlowModel:
     """A traced function of a Keras file or a SavedModel's serving signature."""
 
     runtime: RuntimeName = "tensorflow"
-    batches = True
 
     def __init__(self, artifact: Path, threads: int) -> None:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
