@@ -81,8 +81,11 @@ class Classifier:
 
 
 def rank(labels: Sequence[str], scores: NDArray[np.float32], top_k: int) -> Prediction:
-    """Name the ``top_k`` best classes of one row of scores [classes]."""
-    best = np.argsort(-scores, kind="stable")[:top_k].tolist()
+    """Name the ``top_k`` best classes of one row of scores [classes]; of equal ones the first comes first."""
+    candidates = np.arange(len(scores))
+    if top_k < len(scores):
+        candidates = np.flatnonzero(scores >= np.partition(scores, -top_k)[-top_k])
+    best = candidates[np.argsort(-scores[candidates], kind="stable")[:top_k]].tolist()
     top: list[ScoredClass] = [{"label": labels[i], "index": i, "score": float(scores[i])} for i in best]
     return {**top[0], "top": top}
 

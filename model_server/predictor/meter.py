@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from functools import cache
 from http import HTTPStatus
 
+from prometheus_client import Counter, Gauge, Histogram
 from starlette.types import Scope
 
 from model_server.predictor import metrics
@@ -25,13 +27,29 @@ class InferenceMeter:
         """Count the request as in flight; return its protocol, None where it does not infer."""
         protocol = protocol_of(scope["method"], scope["path"])
         if protocol:
-            metrics.IN_FLIGHT.labels(protocol).inc()
+            _in_flight(protocol).inc()
         return protocol
 
     def end(self, label: str, status: int, seconds: float) -> None:
         """Count the answered request by status; observe its duration."""
-        metrics.IN_FLIGHT.labels(label).dec()
-        metrics.REQUESTS.labels(label, str(status)).inc()
+        _in_flight(label).dec()
+        _requests(label, status).inc()
         if status >= HTTPStatus.BAD_REQUEST:
             metrics.ERRORS.labels(label, str(status)).inc()
-        metrics.REQUEST_SECONDS.labels(label).observe(seconds)
+        _seconds(label).observe(seconds)
+
+
+# Looking a labelled child up costs more than counting with it.
+@cache
+def _requests(label: str, status: int) -> Counter:
+    return metrics.REQUESTS.labels(label, str(status))
+
+
+@cache
+def _seconds(label: str) -> Histogram:
+    return metrics.REQUEST_SECONDS.labels(label)
+
+
+@cache
+def _in_flight(label: str) -> Gauge:
+    return metrics.IN_FLIGHT.labels(label)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route, Router
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from model_server.classifier import Picture, rank
 from model_server.config import PredictorSettings
@@ -18,6 +19,8 @@ from model_server.predictor import tensors, v1, v2
 from model_server.predictor.service import PredictorService
 from model_server.schema import BINARY_HEADER, MODEL_VERSION_HEADER, V1Reply
 
+LIVE = orjson.dumps({"live": True})
+
 
 def build_router(service: PredictorService, settings: PredictorSettings, sdk: ASGIApp) -> Router:
     """Return the routes that the SDK has wrong, slow or not at all; ``sdk`` answers the others."""
@@ -26,8 +29,9 @@ def build_router(service: PredictorService, settings: PredictorSettings, sdk: AS
     version = f"{model}/versions/{{version}}"
     return Router(
         [
-            Route("/v1/models/{model}:predict", routes.predict, methods=["POST"]),
-            *(Route(f"{path}/infer", routes.infer, methods=["POST"]) for path in (model, version)),
+            Route("/v1/models/{model}:predict", Endpoint(routes.predict), methods=["POST"]),
+            *(Route(f"{path}/infer", Endpoint(routes.infer), methods=["POST"]) for path in (model, version)),
+            Route("/v2/health/live", Endpoint(routes.live), methods=["GET"]),
             Route("/v1/models/{model}:explain", routes.explain, methods=["POST"]),
             Route("/v2/health/ready", routes.server_ready, methods=["GET"]),
             *(Route(f"{path}/ready", routes.model_ready, methods=["GET"]) for path in (model, version)),
@@ -38,6 +42,21 @@ def build_router(service: PredictorService, settings: PredictorSettings, sdk: AS
         default=sdk,
         redirect_slashes=False,
     )
+
+
+class Endpoint:
+    """A handler as an ASGI application.
+
+    Starlette would wrap a plain function in a layer for errors; the envelope around the router answers those.
+    """
+
+    def __init__(self, handle: Callable[[Request], Awaitable[Response]]) -> None:
+        self._handle = handle
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        response = await self._handle(Request(scope, receive, send))
+        await response(scope, receive, send)
 
 
 class Routes:
@@ -86,6 +105,10 @@ class Routes:
             return Response(content, media_type="application/json", headers=headers)
         headers[BINARY_HEADER] = str(length)
         return Response(content, media_type="application/octet-stream", headers=headers)
+
+    async def live(self, _request: Request) -> Response:
+        """V2 liveness: the event loop turns."""
+        return Response(LIVE, media_type="application/json")
 
     async def server_ready(self, _request: Request) -> Response:
         """V2 readiness of the server: that of its one model."""
