@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import socket
+import struct
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -341,6 +342,93 @@ def test_a_body_that_cannot_be_classified_is_refused_and_nothing_is_stored(idle,
     assert re.search(words, reply.json()["error"])
     assert rows(idle.database_url, "SELECT count(*) FROM images") == [(0,)]
     assert rows(idle.database_url, "SELECT count(*) FROM predictions") == [(0,)]
+
+
+def tensor(*images: bytes, **more: object) -> dict:
+    return {"name": "image", "datatype": "BYTES", "shape": [len(images)], "data": [b64(one) for one in images], **more}
+
+
+def infer(proxy: Proxy, inputs: list[dict], binary: bytes = b"", **headers: str) -> httpx.Response:
+    document = json.dumps({"inputs": inputs, "outputs": [{"name": "label"}]}).encode()
+    length = {"Inference-Header-Content-Length": str(len(document))} if binary else {}
+    return httpx.post(
+        f"{proxy.url}/v2/models/{proxy.model}/infer",
+        content=document + binary,
+        headers={"Content-Type": JSON, "Prefer": "respond-async, wait=10", **length, **headers},
+    )
+
+
+def in_binary(*images: bytes) -> tuple[dict, bytes]:
+    """Return the tensor and what follows the JSON, by the binary tensor extension."""
+    binary = b"".join(struct.pack("<I", len(one)) + one for one in images)
+    described = {"name": "image", "datatype": "BYTES", "shape": [len(images)]}
+    return {**described, "parameters": {"binary_data_size": len(binary)}}, binary
+
+
+def test_a_v2_request_is_queued_as_the_image_it_carries(proxy, stub):
+    content = photo()
+    replies = [
+        infer(proxy, [tensor(content)]),
+        infer(proxy, [in_binary(content)[0]], in_binary(content)[1], **{"Cache-Control": "no-cache"}),
+    ]
+    for reply in replies:
+        assert (reply.status_code, reply.json()["status"]) == (200, "succeeded")
+        assert reply.json()["predictions"][0]["label"] == "cat"
+        assert proxy.get(reply.json()["links"]["image"]).content == content
+    assert stub.bodies == [content, content]
+    alike = proxy.submit(content)
+    assert alike.headers["Cache-Status"] == "queue-proxy; hit", "V1 and V2 of one image are the same work"
+
+
+def test_a_queued_v2_request_of_several_images_has_a_prediction_for_each(proxy, stub):
+    first, second = photo(), photo()
+    document = {"instances": [{"b64": b64(first)}, {"b64": b64(second)}]}
+    described, binary = in_binary(first, second)
+    for reply in (infer(proxy, [tensor(first, second)]), infer(proxy, [described], binary)):
+        assert reply.json()["status"] == "succeeded"
+        assert reply.json()["image_sha256"] is None
+    assert [json.loads(body) for body in stub.bodies] == [document], "the second is the same work"
+
+
+V2_REFUSED = {
+    "no inputs": ([], b"", {}, 400, "inputs"),
+    "other input": ([tensor(photo(), name="x")], b"", {}, 400, "'image'"),
+    "pixels": ([tensor(photo(), datatype="UINT8", shape=[1, 1, 1, 3], data=[1, 2, 3])], b"", {}, 400, "BYTES"),
+    "no shape": ([tensor(photo(), shape=[])], b"", {}, 400, "shape"),
+    "wrong shape": ([tensor(photo(), shape=[2])], b"", {}, 400, "1 elements"),
+    "too many": ([tensor(*[photo()] * 65)], b"", {}, 400, "at most 64"),
+    "not base64": ([tensor(photo(), data=["!"])], b"", {}, 400, r"image\[0\] is not base64"),
+    "not text": ([tensor(photo(), data=[1])], b"", {}, 400, r"image\[0\] is not base64"),
+    "not an image": ([tensor(b"hello")], b"", {}, 400, "not an image"),
+    "no data": ([tensor(photo(), data=None)], b"", {}, 400, "data"),
+    "wrong size": ([tensor(photo(), data=None, parameters={"binary_data_size": 9})], b"12345678", {}, 400, "JSON: 8"),
+    "cut off": (
+        [tensor(photo(), data=None, parameters={"binary_data_size": 6})],
+        b"\x09\0\0\0ab",
+        {},
+        400,
+        "ends within",
+    ),
+    "left over": ([tensor(photo())], b"12345678", {}, 400, "belong to no input"),
+    "wrong length": ([tensor(photo())], b"", {"Inference-Header-Content-Length": "1e9"}, 400, "number of bytes"),
+    "image as it is": ([], b"", IMAGE, 415, "content type"),
+}
+
+
+@pytest.mark.parametrize("case", V2_REFUSED)
+def test_a_v2_body_that_cannot_be_queued_is_refused_and_nothing_is_stored(idle, case):
+    inputs, binary, headers, status, words = V2_REFUSED[case]
+    reply = infer(idle, inputs, binary, **headers)
+    assert (reply.status_code, list(reply.json())) == (status, ["error"])
+    assert re.search(words, reply.json()["error"])
+    assert rows(idle.database_url, "SELECT count(*) FROM images") == [(0,)]
+
+
+def test_v2_images_that_v1_could_not_carry_together_are_refused(idle):
+    large = b"\xff\xd8\xff" + b"\0" * (5 * MIB)
+    described, binary = in_binary(large, large, large)
+    reply = infer(idle, [described], binary)
+    assert (reply.status_code, "as base64" in reply.json()["error"]) == (413, True)
 
 
 @pytest.mark.parametrize(

@@ -11,13 +11,14 @@ from starlette.responses import Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from model_server.config import QueueProxySettings
 from model_server.errors import DatabaseUnavailable, NotReady
 from model_server.http import body
-from model_server.queue_proxy import intake, openapi, page, prefer
+from model_server.queue_proxy import infer_request, intake, openapi, page, prefer
 from model_server.queue_proxy.parts import Parts
 from model_server.queue_proxy.passthrough import PassThrough
 from model_server.queue_proxy.predictions import PredictionRoutes, json_response
-from model_server.queue_proxy.submit import SubmitRoute
+from model_server.queue_proxy.submit import ReadWork, SubmitRoute
 
 logger = logging.getLogger(__name__)
 
@@ -25,26 +26,37 @@ logger = logging.getLogger(__name__)
 class Door:
     """Predictions: queued where the caller prefers that, else passed through."""
 
-    def __init__(self, parts: Parts, through: PassThrough, submit: SubmitRoute) -> None:
+    def __init__(self, parts: Parts, through: ASGIApp, submit: SubmitRoute, read_work: ReadWork) -> None:
         self._parts = parts
         self._through = through
         self._submit = submit
+        self._read_work = read_work
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         wishes = prefer.preferences(scope, self._parts.settings.wait_most_seconds)
         if not wishes.respond_async:
-            if body.media_type(scope) == intake.MULTIPART:
-                scope, receive = await self._unwrap(scope, receive)
             await self._through(scope, receive, send)
             return
-        response = await self._submit.submit(Request(scope, receive), wishes)
+        response = await self._submit.submit(Request(scope, receive), wishes, self._read_work)
         await response(scope, receive, send)
 
+
+class Forms:
+    """Passes an uploaded form on as if the image in it had been sent by itself, which the predictor reads."""
+
+    def __init__(self, settings: QueueProxySettings, through: PassThrough) -> None:
+        self._settings = settings
+        self._through = through
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if body.media_type(scope) == intake.MULTIPART:
+            scope, receive = await self._unwrap(scope, receive)
+        await self._through(scope, receive, send)
+
     async def _unwrap(self, scope: Scope, receive: Receive) -> tuple[Scope, Receive]:
-        """Return the request as if the image in its form had been sent by itself, which the predictor reads."""
-        settings = self._parts.settings
-        work = await intake.read_work(scope, await body.read(scope, receive, settings), settings)
+        work = await intake.read_work(scope, await body.read(scope, receive, self._settings), self._settings)
         image = work.image or b""
         given = {b"content-type": work.media_type.encode(), b"content-length": str(len(image)).encode()}
         headers = [(name, given.get(name, value)) for name, value in scope["headers"]]
@@ -69,6 +81,8 @@ def build_router(parts: Parts) -> ASGIApp:
     predictions = PredictionRoutes(parts.settings, parts.database, parts.resources, parts.watch)
     submit = SubmitRoute(parts.settings, parts.database, parts.upstream, parts.resources, predictions)
     through = PassThrough(parts.settings, parts.upstream)
+    predict = Door(parts, Forms(parts.settings, through), submit, intake.read_work)
+    infer = Door(parts, through, submit, infer_request.read_work)
     one = "/v1/predictions/{id}"
     return _Router(
         [
@@ -82,7 +96,8 @@ def build_router(parts: Parts) -> ASGIApp:
             Route("/docs", openapi.page, methods=["GET"]),
             Route("/docs.css", openapi.style, methods=["GET"]),
             Route("/openapi.json", openapi.document, methods=["GET"]),
-            Route("/v1/models/{model}:predict", Door(parts, through, submit), methods=["POST"]),
+            Route("/v1/models/{model}:predict", predict, methods=["POST"]),
+            Route("/v2/models/{model}/infer", infer, methods=["POST"]),
             Route("/v1/models{rest:path}", through),
             Route("/v2{rest:path}", through),
             *page.routes(),

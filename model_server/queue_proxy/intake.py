@@ -1,9 +1,11 @@
-"""From an asynchronous request's body to what is stored: one image, or a V1 document as it came."""
+"""From an asynchronous request's body to what is stored: one image, or a V1 document."""
 
 from __future__ import annotations
 
+import base64
 import binascii
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -52,7 +54,7 @@ def fingerprint(model: str, image_sha256: bytes | None, work: Work) -> bytes:
 
 
 async def read_work(scope: Scope, data: bytes, settings: ServiceSettings) -> Work:
-    """Check a body and return what to store; raises InvalidInput, PayloadTooLarge or UnsupportedMediaType."""
+    """Check a V1 body and return what to store; raises InvalidInput, PayloadTooLarge or UnsupportedMediaType."""
     media_type = body.media_type(scope)
     if media_type.startswith("image/"):
         return _image_work(data, "The body", settings)
@@ -65,11 +67,25 @@ async def read_work(scope: Scope, data: bytes, settings: ServiceSettings) -> Wor
     )
 
 
+def work_of(images: Sequence[bytes], where: str, settings: ServiceSettings) -> Work:
+    """Check encoded images and return what to store: one as it is, several as the V1 document of all of them."""
+    for place, image in enumerate(images):
+        check_image(image, f"{where}[{place}]", settings)
+    if len(images) == 1:
+        return _image_work(images[0], f"{where}[0]", settings)
+    document = orjson.dumps({"instances": [{"b64": base64.b64encode(image).decode()} for image in images]})
+    if len(document) > settings.max_body_bytes:
+        raise PayloadTooLarge(
+            f"The images take {len(document):,} bytes as base64; at most {settings.max_body_bytes:,} are allowed."
+        )
+    return Work(document=document)
+
+
 def _image_work(data: bytes, where: str, settings: ServiceSettings, parameters: dict[str, Any] | None = None) -> Work:
-    return Work(data, _check_image(data, where, settings), parameters=parameters or {})
+    return Work(data, check_image(data, where, settings), parameters=parameters or {})
 
 
-def _check_image(data: bytes, where: str, settings: ServiceSettings) -> str:
+def check_image(data: bytes, where: str, settings: ServiceSettings) -> str:
     """Return the media type of encoded bytes by their signature."""
     if not data:
         raise InvalidInput(f"{where} is empty.")
@@ -108,22 +124,25 @@ def _document_work(data: bytes, settings: ServiceSettings) -> Work:
     instances = document.get("instances")
     if not isinstance(instances, list) or not instances:
         raise InvalidInput('The body needs "instances": a list of at least one image.')
-    if len(instances) > settings.max_instances:
-        raise InvalidInput(
-            f"The request has {len(instances):,} images; at most {settings.max_instances:,} are allowed."
-        )
+    check_count(len(instances), settings.max_instances)
     parameters = document.get("parameters", {})
     if not isinstance(parameters, dict):
         raise InvalidInput('"parameters" is an object.')
     images = [_encoded(item, f"instances[{place}]") for place, item in enumerate(instances)]
     for place, image in enumerate(images):
         if image is not None:
-            _check_image(image, f"instances[{place}]", settings)
+            check_image(image, f"instances[{place}]", settings)
     if len(images) == 1 and images[0] is not None and document.keys() <= {"instances", "parameters"}:
         if b"\\u0000" in data:
             raise InvalidInput("The parameters hold a NUL character.")
         return _image_work(images[0], "instances[0]", settings, parameters)
     return Work(document=data)
+
+
+def check_count(count: int, most: int) -> None:
+    """Raise InvalidInput where one request has more images than are allowed."""
+    if count > most:
+        raise InvalidInput(f"The request has {count:,} images; at most {most:,} are allowed.")
 
 
 def _encoded(item: Any, where: str) -> bytes | None:
@@ -134,10 +153,16 @@ def _encoded(item: Any, where: str) -> bytes | None:
         (item,) = item.values()
     if not (isinstance(item, dict) and item.keys() == {"b64"} and isinstance(item["b64"], str)):
         raise InvalidInput(f'{where} is neither {{"b64": "…"}} nor an array of height x width x 3.')
-    text = item["b64"]
+    return decode_base64(item["b64"], f"{where}.b64")
+
+
+def decode_base64(text: Any, where: str) -> bytes:
+    """Return the bytes of base64 or a data URL; raises InvalidInput for all else."""
+    if not isinstance(text, str):
+        raise InvalidInput(f"{where} is not base64 text.")
     if text.startswith("data:"):
         text = text.partition(",")[2]
     try:
         return binascii.a2b_base64(text, strict_mode=True)
     except ValueError as error:  # binascii.Error, and text that is not ASCII
-        raise InvalidInput(f"{where}.b64 is not base64: {error}.") from None
+        raise InvalidInput(f"{where} is not base64: {error}.") from None

@@ -74,9 +74,9 @@ PATHS: dict[tuple[str, str], tuple[str, list[int], list[dict[str, Any]]]] = {
     ("get", "/v1/models"): ("List the predictor's models.", [200, 502, 503, 504], []),
     ("get", "/v1/models/{model}"): ("Whether a model is ready.", [200, 404, 502, 503, 504], [MODEL]),
     ("post", "/v2/models/{model}/infer"): (
-        "Classify by the Open Inference Protocol.",
-        [200, 400, 404, 408, 413, 415, 502, 503, 504],
-        [MODEL, SUBMIT_HEADERS[4]],
+        "Classify by the Open Inference Protocol, now or, with `Prefer: respond-async`, later.",
+        [200, 202, 400, 404, 408, 413, 415, 422, 502, 503, 504],
+        [MODEL, *SUBMIT_HEADERS],
     ),
     ("get", "/v2/models/{model}"): ("Metadata of a model.", [200, 404, 502, 503, 504], [MODEL]),
     ("get", "/v2/models/{model}/ready"): ("Whether a model is ready.", [200, 404, 502, 503, 504], [MODEL]),

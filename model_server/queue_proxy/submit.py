@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from http import HTTPStatus
 
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Scope
 
 from model_server import telemetry
-from model_server.config import QueueProxySettings
+from model_server.config import QueueProxySettings, ServiceSettings
 from model_server.errors import ModelServerError, NotFound
 from model_server.http import body
 from model_server.http.envelope import LOG_FIELDS
 from model_server.queue_proxy import intake, metrics, prefer
 from model_server.queue_proxy.callback_address import CallbackAddresses
 from model_server.queue_proxy.gather import Gatherer
+from model_server.queue_proxy.intake import Work
 from model_server.queue_proxy.predictions import PredictionRoutes, json_response
 from model_server.queue_proxy.prefer import Preferences
 from model_server.queue_proxy.resources import Resources, is_finished
@@ -29,6 +31,9 @@ from model_server.store.submissions import Accepted, Submission
 CALLBACK_HEADER = "Callback-Url"
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 CACHE_NAME = "queue-proxy"
+
+ReadWork = Callable[[Scope, bytes, ServiceSettings], Awaitable[Work]]
+"""Checks a body of one protocol."""
 
 
 class SubmitRoute:
@@ -50,9 +55,9 @@ class SubmitRoute:
         self._addresses = CallbackAddresses(settings)
         self._writer: Gatherer[Submission, Accepted | ModelServerError] = Gatherer(self._write)
 
-    async def submit(self, request: Request, wishes: Preferences) -> Response:
+    async def submit(self, request: Request, wishes: Preferences, read_work: ReadWork) -> Response:
         """Answer 202 with the prediction, or 200 where it has ended within the preferred wait."""
-        submission = await self._submission(request)
+        submission = await self._submission(request, read_work)
         accepted = await self._writer.put(submission)
         if isinstance(accepted, ModelServerError):
             raise accepted
@@ -72,7 +77,7 @@ class SubmitRoute:
     async def _write(self, items: list[Submission]) -> Sequence[Accepted | ModelServerError]:
         return await submissions.submit(self._database, items)
 
-    async def _submission(self, request: Request) -> Submission:
+    async def _submission(self, request: Request, read_work: ReadWork) -> Submission:
         scope, settings = request.scope, self._settings
         model = request.path_params["model"]
         if not MODEL_NAME.fullmatch(model):
@@ -81,7 +86,7 @@ class SubmitRoute:
         key = prefer.idempotency_key(scope)
         deadline = prefer.deadline(scope, settings.deadline_seconds, settings.max_deadline_seconds)
         data = await body.read(scope, request.receive, settings)
-        work = await intake.read_work(scope, data, settings)
+        work = await read_work(scope, data, settings)
         image_sha256 = work.image_sha256
         identity = intake.fingerprint(model, image_sha256, work)
         reuse = settings.cache_seconds > 0 and not prefer.wants_fresh(scope)
