@@ -158,7 +158,7 @@ class QueueProxySettings(ServiceSettings):
         300, ge=0, description="Results of identical work are reused for so long, seconds. 0: each request is computed."
     )
     cache_bytes: int = Field(
-        16 * MIB, ge=0, description="Memory for the replies of synchronous requests that may be reused, bytes."
+        16 * MIB, ge=0, description="Memory of one process for the predictor's replies that may be reused, bytes."
     )
     retention_seconds: float = Field(
         7 * 86400, gt=0, description="Finished predictions are removed after this, seconds; then they are 410."

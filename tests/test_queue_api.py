@@ -303,6 +303,56 @@ def test_identical_requests_in_flight_are_computed_once(proxy, stub):
     assert (fresh.headers["Cache-Status"], len(stub.bodies)) == ("queue-proxy; fwd=request", 2)
 
 
+def test_a_synchronous_result_answers_an_asynchronous_request_and_the_other_way_round(proxy, stub):
+    """An image as it is; of the queue's own results the database knows, of synchronous ones the process alone."""
+    first, second = photo(), photo()
+    direct = httpx.post(proxy.predict_url, content=first, headers=IMAGE)
+    queued = proxy.submit(first)
+    assert (queued.headers["Cache-Status"], queued.json()["status"]) == ("queue-proxy; hit", "succeeded")
+    assert queued.json()["predictions"] == direct.json()["predictions"]
+    assert queued.json()["model_version"] == VERSION
+    document = {"instances": [{"b64": b64(first)}]}
+    assert httpx.post(proxy.predict_url, json=document, headers={"Prefer": "respond-async"}).json()["predictions"]
+    proxy.submit(second, Prefer="respond-async, wait=10")
+    assert len(stub.bodies) == 2
+    again = httpx.post(proxy.predict_url, content=second, headers={"Content-Type": "image/png", "Accept": JSON})
+    assert (again.headers["Cache-Status"], again.content) == ("queue-proxy; hit", direct.content)
+    assert again.headers["Model-Version"] == VERSION
+    for headers in ({"Cache-Control": "no-cache"}, {"Accept": "text/plain"}):
+        httpx.post(proxy.predict_url, content=second, headers={**IMAGE, **headers})
+    assert len(stub.bodies) == 4, "what may differ is asked for"
+
+
+def test_a_synchronous_request_and_a_running_job_share_one_answer(proxy, stub):
+    stub.behave = slow(0.5)
+    content = photo()
+    with ThreadPoolExecutor(2) as pool:
+        queued = proxy.submit(content).json()
+        wait_for(lambda: stub.bodies)
+        direct = pool.submit(httpx.post, proxy.predict_url, content=content, headers=IMAGE)
+        assert direct.result().headers["Cache-Status"] == "queue-proxy; fwd=miss; collapsed"
+        assert proxy.prediction(queued["id"], wait=5)["status"] == "succeeded"
+        other = photo()
+        first = pool.submit(httpx.post, proxy.predict_url, content=other, headers=IMAGE)
+        wait_for(lambda: len(stub.bodies) == 2)
+        assert proxy.submit(other, Prefer="respond-async, wait=5").json()["status"] == "succeeded"
+        assert first.result().status_code == 200
+    assert len(stub.bodies) == 2
+
+
+def test_a_synchronous_request_is_answered_where_the_job_it_joined_is_cancelled(proxy, stub):
+    stub.behave = slow(1)
+    content = photo()
+    with ThreadPoolExecutor(1) as pool:
+        path = proxy.submit(content).json()["links"]["self"]
+        wait_for(lambda: stub.bodies)
+        direct = pool.submit(httpx.post, proxy.predict_url, content=content, headers=IMAGE, timeout=20)
+        time.sleep(0.3)
+        assert httpx.delete(proxy.url + path).json()["status"] == "cancelled"
+        assert direct.result().status_code == 200
+    assert len(stub.bodies) == 2
+
+
 def test_reuse_is_turned_off_by_a_setting(tmp_path, database_url, stub):
     with running_proxy(tmp_path / "log", database_url, stub.url, cache_seconds=0) as proxy:
         content = photo()

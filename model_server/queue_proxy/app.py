@@ -79,8 +79,8 @@ class _Router(Router):
 def build_router(parts: Parts) -> ASGIApp:
     """Return every route of the queue-proxy."""
     predictions = PredictionRoutes(parts.settings, parts.database, parts.resources, parts.watch)
-    submit = SubmitRoute(parts.settings, parts.database, parts.upstream, parts.resources, predictions)
-    through = PassThrough(parts.settings, parts.upstream)
+    submit = SubmitRoute(parts, predictions)
+    through = PassThrough(parts.settings, parts.upstream, parts.cache)
     predict = Door(parts, Forms(parts.settings, through), submit, intake.read_work)
     infer = Door(parts, through, submit, infer_request.read_work)
     one = "/v1/predictions/{id}"

@@ -10,8 +10,9 @@ from urllib.parse import quote
 import orjson
 
 from model_server.errors import BadGateway, GatewayTimeout, Unavailable
-from model_server.queue_proxy.upstream import Upstream
-from model_server.schema import MODEL_VERSION_HEADER, REQUEST_ID_HEADER
+from model_server.queue_proxy.cache import Reply, ReplyCache
+from model_server.queue_proxy.upstream import Upstream, read_reply
+from model_server.schema import REQUEST_ID_HEADER
 from model_server.store.runs import Claimed, Outcome
 
 LONGEST_MESSAGE = 500
@@ -30,21 +31,31 @@ class Away(Exception):
         self.busy = busy
 
 
-async def attempt(upstream: Upstream, claimed: Claimed) -> Outcome:
-    """Ask the predictor once; an outcome with ``retry_seconds`` is to be tried again. Raises Away."""
+async def attempt(upstream: Upstream, cache: ReplyCache, claimed: Claimed) -> Outcome:
+    """Ask the predictor once; an outcome with ``retry_seconds`` is to be tried again. Raises Away.
+
+    What an identical request is asking now is not asked again. What one has found before is not taken: a result would
+    live on by being reused.
+    """
+    try:
+        if claimed.work is None:
+            return _outcome(claimed, await _ask(upstream, claimed))
+        reply, _ = await cache.join(claimed.work, lambda: _ask(upstream, claimed))
+        return _outcome(claimed, reply)
+    except GatewayTimeout as error:
+        return _failed(claimed, str(error))
+    except (Unavailable, BadGateway) as error:
+        raise Away(str(error), busy=False) from None
+
+
+async def _ask(upstream: Upstream, claimed: Claimed) -> Reply:
     content, media_type = _request_body(claimed)
     headers = {"Content-Type": media_type, REQUEST_ID_HEADER: claimed.request_id or claimed.id.hex}
     if claimed.traceparent:
         headers["traceparent"] = claimed.traceparent
     target = f"/v1/models/{quote(claimed.model, safe='')}:predict"
-    try:
-        async with upstream.send("POST", target, headers, content, model=claimed.model) as response:
-            body = await response.read()
-            return _outcome(claimed, response.status, response.headers.get(MODEL_VERSION_HEADER), body)
-    except GatewayTimeout as error:
-        return _failed(claimed, str(error))
-    except (Unavailable, BadGateway) as error:
-        raise Away(str(error), busy=False) from None
+    async with upstream.send("POST", target, headers, content, model=claimed.model) as response:
+        return await read_reply(response)
 
 
 def _request_body(claimed: Claimed) -> tuple[bytes, str]:
@@ -54,13 +65,14 @@ def _request_body(claimed: Claimed) -> tuple[bytes, str]:
     return orjson.dumps({"instances": [instance], "parameters": claimed.parameters}), "application/json"
 
 
-def _outcome(claimed: Claimed, status: int, version: str | None, body: bytes) -> Outcome:
+def _outcome(claimed: Claimed, reply: Reply) -> Outcome:
+    status = reply.status
     if status == HTTPStatus.OK:
-        predictions = _predictions(body)
+        predictions = predictions_of(reply.body)
         if predictions is None:
             return _failed(claimed, "The predictor's answer holds no predictions.")
-        return Outcome(claimed, predictions=predictions, model_version=version)
-    message = _message(body) or f"The predictor answered {status}."
+        return Outcome(claimed, predictions=predictions, model_version=reply.version)
+    message = _message(reply.body) or f"The predictor answered {status}."
     if status in AWAY:
         raise Away(message, busy=True)
     if HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR and status not in TEMPORARY:
@@ -72,7 +84,8 @@ def _failed(claimed: Claimed, message: str) -> Outcome:
     return Outcome(claimed, error={"code": "attempt_failed", "message": message}, retry_seconds=0)
 
 
-def _predictions(body: bytes) -> list[Any] | None:
+def predictions_of(body: bytes) -> list[Any] | None:
+    """Return what a reply's body holds; None where that is not a V1 answer that can be stored."""
     if NUL in body:
         return None
     try:

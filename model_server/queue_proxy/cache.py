@@ -1,11 +1,21 @@
-"""Replies to synchronous predictions, kept for a while; and identical ones in flight, asked for once."""
+"""Replies of the predictor, kept for a while; and identical requests in flight, asked for once.
+
+One cache serves both doors of a process: an image that is sent as it is has the same key, synchronous or queued.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections import OrderedDict
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Literal
+
+CacheUse = Literal["hit", "collapsed"]
+ENTRY_BYTES = 1100
+"""What Python takes for an entry besides the bytes in it, measured with five headers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +27,11 @@ class Reply:
     body: bytes
     version: str | None
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether others may have it: a success, in no encoding that only some callers accept."""
+        return self.status == HTTPStatus.OK and all(name != b"content-encoding" for name, _ in self.headers)
+
 
 class ReplyCache:
     """Least recently used replies within ``most_bytes``, each for ``seconds``."""
@@ -26,7 +41,37 @@ class ReplyCache:
         self._most_bytes = most_bytes
         self._bytes = 0
         self._kept: OrderedDict[bytes, tuple[float, Reply]] = OrderedDict()
-        self.in_flight: dict[bytes, asyncio.Future[Reply | None]] = {}
+        self._in_flight: dict[bytes, asyncio.Future[Reply | None]] = {}
+
+    async def obtain(
+        self, key: bytes, version: str | None, fetch: Callable[[], Awaitable[Reply]]
+    ) -> tuple[Reply, CacheUse | None]:
+        """Return a kept reply, that of an identical request in flight, or a fetched one; and which it was."""
+        if kept := self.get(key, version):
+            return kept, "hit"
+        return await self.join(key, fetch)
+
+    async def join(self, key: bytes, fetch: Callable[[], Awaitable[Reply]]) -> tuple[Reply, CacheUse | None]:
+        """Return the reply of an identical request in flight, or a fetched one; and which it was."""
+        if (other := self._in_flight.get(key)) and (reply := await asyncio.shield(other)):
+            return reply, "collapsed"
+        return await self._lead(key, fetch), None
+
+    async def _lead(self, key: bytes, fetch: Callable[[], Awaitable[Reply]]) -> Reply:
+        """Fetch a reply for all who ask the same meanwhile; where it is not to be shared, each asks for itself."""
+        mine: asyncio.Future[Reply | None] = asyncio.get_running_loop().create_future()
+        self._in_flight.setdefault(key, mine)
+        shared = None
+        try:
+            reply = await fetch()
+            if reply.is_shared:
+                shared = reply
+                self.put(key, reply)
+            return reply
+        finally:
+            mine.set_result(shared)
+            if self._in_flight.get(key) is mine:
+                del self._in_flight[key]
 
     def get(self, key: bytes, version: str | None) -> Reply | None:
         """Return a reply that is young enough and of the version that answered last."""
@@ -54,4 +99,4 @@ class ReplyCache:
 
 
 def _size(key: bytes, reply: Reply) -> int:
-    return len(key) + len(reply.body) + sum(len(name) + len(value) for name, value in reply.headers)
+    return ENTRY_BYTES + len(key) + len(reply.body) + sum(len(name) + len(value) for name, value in reply.headers)

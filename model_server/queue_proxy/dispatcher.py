@@ -13,15 +13,12 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from model_server.breaker import Circuit
-from model_server.config import QueueProxySettings
 from model_server.errors import DatabaseUnavailable
 from model_server.queue_proxy import metrics
 from model_server.queue_proxy.attempt import Away, attempt
 from model_server.queue_proxy.gather import Gatherer
-from model_server.queue_proxy.upstream import Upstream
-from model_server.queue_proxy.watch import Watch
+from model_server.queue_proxy.parts import Parts
 from model_server.store import runs
-from model_server.store.database import Database
 from model_server.store.models import CANCELLED
 from model_server.store.runs import Claimed, Outcome
 
@@ -52,10 +49,12 @@ class InFlight:
 class Dispatcher:
     """One process's worker. ``run`` works until ``stop``, which finishes what is in flight and gives the rest back."""
 
-    def __init__(self, settings: QueueProxySettings, database: Database, upstream: Upstream, watch: Watch) -> None:
+    def __init__(self, parts: Parts) -> None:
+        settings, upstream, watch = parts.settings, parts.upstream, parts.watch
         self._settings = settings
-        self._database = database
+        self._database = parts.database
         self._upstream = upstream
+        self._cache = parts.cache
         self._watch = watch
         self._worker = uuid4()
         self._slots = settings.dispatch_concurrency
@@ -134,7 +133,7 @@ class Dispatcher:
     async def _attempt(self, claimed: Claimed) -> Outcome:
         begun = time.perf_counter()
         try:
-            outcome = await attempt(self._upstream, claimed)
+            outcome = await attempt(self._upstream, self._cache, claimed)
         except Away as reason:
             self.circuit.failed()
             metrics.ATTEMPTS.labels("away").inc()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,11 +46,10 @@ class Work:
         return None if self.image is None else hashlib.sha256(self.image).digest()
 
 
-def fingerprint(model: str, image_sha256: bytes | None, work: Work) -> bytes:
+def fingerprint(model: str, content_sha256: bytes, parameters: Mapping[str, Any]) -> bytes:
     """Return a hash of all that decides the result, but for the model's version."""
-    content = image_sha256 or hashlib.sha256(work.document or b"").digest()
-    parameters = orjson.dumps(work.parameters, option=orjson.OPT_SORT_KEYS)
-    return hashlib.sha256(b"\0".join((model.encode(), content, parameters))).digest()
+    ordered = orjson.dumps(parameters, option=orjson.OPT_SORT_KEYS)
+    return hashlib.sha256(b"\0".join((model.encode(), content_sha256, ordered))).digest()
 
 
 async def read_work(scope: Scope, data: bytes, settings: ServiceSettings) -> Work:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from model_server.config import QueueProxySettings
+from model_server.queue_proxy.cache import ReplyCache
 from model_server.queue_proxy.resources import Resources
 from model_server.queue_proxy.upstream import Upstream
 from model_server.queue_proxy.watch import Watch
@@ -18,6 +19,7 @@ class Parts:
     settings: QueueProxySettings
     database: Database
     upstream: Upstream
+    cache: ReplyCache
     watch: Watch
     resources: Resources
 
@@ -25,7 +27,14 @@ class Parts:
     def make(cls, settings: QueueProxySettings) -> Parts:
         """Make them; raises SettingsError where the database's URL is wrong."""
         database = Database(url_of(settings), settings.database_connections)
-        return cls(settings, database, Upstream(settings), Watch(database), Resources(settings, database))
+        return cls(
+            settings,
+            database,
+            Upstream(settings),
+            ReplyCache(settings.cache_seconds, settings.cache_bytes),
+            Watch(database),
+            Resources(settings, database),
+        )
 
     async def close(self) -> None:
         """Close the connections."""

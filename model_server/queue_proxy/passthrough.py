@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
@@ -17,37 +16,26 @@ from model_server.config import QueueProxySettings
 from model_server.errors import BadGateway, PayloadTooLarge
 from model_server.http import body
 from model_server.queue_proxy import metrics, prefer
-from model_server.queue_proxy.cache import Reply, ReplyCache
-from model_server.queue_proxy.upstream import Body, Upstream
-from model_server.schema import BINARY_HEADER, MODEL_VERSION_HEADER, REQUEST_ID_HEADER
+from model_server.queue_proxy.cache import CacheUse, Reply, ReplyCache
+from model_server.queue_proxy.intake import fingerprint
+from model_server.queue_proxy.upstream import HOP_BY_HOP, Body, Upstream, end_to_end_headers, read_reply
+from model_server.schema import BINARY_HEADER, REQUEST_ID_HEADER
 
-HOP_BY_HOP = {
-    b"connection",
-    b"host",
-    b"keep-alive",
-    b"proxy-authenticate",
-    b"proxy-authorization",
-    b"proxy-connection",
-    b"te",
-    b"trailer",
-    b"transfer-encoding",
-    b"upgrade",
-}
-"""RFC 9110, section 7.6.1, and the host, which is the predictor's own."""
 NOT_SENT = HOP_BY_HOP | {b"x-request-id", b"expect", b"prefer"}
 CACHEABLE_BYTES = 1024 * 1024
 """A larger request streams through and is computed: keeping and hashing it would cost more than it gains."""
 CACHE_STATUS = b"cache-status"
+CACHE_STATUSES: dict[CacheUse | None, bytes] = {"hit": b"hit", "collapsed": b"fwd=miss; collapsed", None: b"fwd=miss"}
 
 
 class PassThrough:
     """ASGI application in front of the predictor."""
 
-    def __init__(self, settings: QueueProxySettings, upstream: Upstream) -> None:
+    def __init__(self, settings: QueueProxySettings, upstream: Upstream, cache: ReplyCache) -> None:
         self._settings = settings
         self._upstream = upstream
+        self._cache = cache
         self._breaker = Breaker(settings.sync_in_flight, settings.sync_waiting)
-        self._cache = ReplyCache(settings.cache_seconds, settings.cache_bytes)
         metrics.SYNC_IN_FLIGHT.set_function(lambda: self._breaker.in_flight)
         metrics.SYNC_WAITING.set_function(lambda: self._breaker.waiting)
 
@@ -74,35 +62,15 @@ class PassThrough:
         if prefer.wants_fresh(scope):
             await _reply(await self._fetch(scope, data, model), b"fwd=request", send)
             return
-        key = _key(scope, data)
-        if kept := self._cache.get(key, self._upstream.version(model)):
-            await _reply(kept, b"hit", send)
-            return
-        if (other := self._cache.in_flight.get(key)) and (reply := await asyncio.shield(other)):
-            await _reply(reply, b"fwd=miss; collapsed", send)
-            return
-        await _reply(await self._lead(scope, data, model, key), b"fwd=miss", send)
-
-    async def _lead(self, scope: Scope, data: bytes, model: str, key: bytes) -> Reply:
-        """Fetch a reply for all who ask the same meanwhile; where it is no success, each asks for itself."""
-        mine: asyncio.Future[Reply | None] = asyncio.get_running_loop().create_future()
-        self._cache.in_flight.setdefault(key, mine)
-        shared = None
-        try:
-            reply = await self._fetch(scope, data, model)
-            if reply.status == 200:
-                shared = reply
-                self._cache.put(key, reply)
-            return reply
-        finally:
-            mine.set_result(shared)
-            if self._cache.in_flight.get(key) is mine:
-                del self._cache.in_flight[key]
+        key = _key(scope, data, model)
+        reply, use = await self._cache.obtain(
+            key, self._upstream.version(model), lambda: self._fetch(scope, data, model)
+        )
+        await _reply(reply, CACHE_STATUSES[use], send)
 
     async def _fetch(self, scope: Scope, data: bytes, model: str) -> Reply:
         async with self._breaker.slot(), self._send(scope, data, model) as response:
-            content = await response.read()
-            return Reply(response.status, _headers(response), content, response.headers.get(MODEL_VERSION_HEADER))
+            return await read_reply(response)
 
     def _send(self, scope: Scope, content: Body, model: str | None) -> AbstractAsyncContextManager[ClientResponse]:
         target = scope["raw_path"].decode("latin-1")
@@ -144,7 +112,7 @@ class Upload:
 
 async def _relay(response: ClientResponse, send: Send) -> None:
     """Pass a reply on as it arrives."""
-    start: Message = {"type": "http.response.start", "status": response.status, "headers": _headers(response)}
+    start: Message = {"type": "http.response.start", "status": response.status, "headers": end_to_end_headers(response)}
     await send(start)
     async for part in response.content.iter_any():
         await send({"type": "http.response.body", "body": part, "more_body": True})
@@ -156,10 +124,6 @@ async def _reply(reply: Reply, cache_status: bytes, send: Send) -> None:
     headers = [*reply.headers, (CACHE_STATUS, b"queue-proxy; " + cache_status)]
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})
     await send({"type": "http.response.body", "body": reply.body})
-
-
-def _headers(response: ClientResponse) -> list[tuple[bytes, bytes]]:
-    return [(name.lower(), value) for name, value in response.raw_headers if name.lower() not in HOP_BY_HOP]
 
 
 def model_of(path: str) -> str | None:
@@ -180,9 +144,23 @@ def _is_small(scope: Scope) -> bool:
     return length.isdigit() and int(length) <= CACHEABLE_BYTES
 
 
-def _key(scope: Scope, data: bytes) -> bytes:
-    """Return a hash of everything in a request that decides the reply."""
+def _key(scope: Scope, data: bytes, model: str) -> bytes:
+    """Return a hash of everything in a request that decides the reply; of an image as it is, what a queued one has."""
+    if _is_plain_image(scope):
+        return fingerprint(model, hashlib.sha256(data).digest(), {})
     deciding = (b"content-type", b"accept", b"accept-encoding", b"content-encoding", BINARY_HEADER.lower().encode())
     parts = [scope["raw_path"], scope["query_string"]]
     parts += [body.header(scope, name).encode("latin-1") for name in deciding]
     return hashlib.sha256(b"\0".join([*parts, data])).digest()
+
+
+def _is_plain_image(scope: Scope) -> bool:
+    """Whether nothing but the image decides the reply of a V1 request."""
+    accepted = body.header(scope, b"accept")
+    return (
+        scope["path"].startswith("/v1/")
+        and body.header(scope, b"content-type").startswith("image/")
+        and not scope["query_string"]
+        and not body.header(scope, b"content-encoding")
+        and (not accepted or "*/*" in accepted or "application/json" in accepted)
+    )

@@ -56,7 +56,7 @@ async def _run(settings: QueueProxySettings, *, serve: bool, dispatch: bool) -> 
         )
         stopping = stop_signal()
         background = [asyncio.create_task(parts.watch.run())]
-        dispatcher = Dispatcher(settings, parts.database, parts.upstream, parts.watch) if dispatch else None
+        dispatcher = Dispatcher(parts) if dispatch else None
         delivery = CallbackDelivery(settings, parts.database, parts.watch) if dispatch else None
         dispatching = asyncio.create_task(dispatcher.run()) if dispatcher else None
         if delivery:

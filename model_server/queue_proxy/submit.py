@@ -6,26 +6,27 @@ import hashlib
 import re
 from collections.abc import Awaitable, Callable, Sequence
 from http import HTTPStatus
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Scope
 
 from model_server import telemetry
-from model_server.config import QueueProxySettings, ServiceSettings
+from model_server.config import ServiceSettings
 from model_server.errors import ModelServerError, NotFound
 from model_server.http import body
 from model_server.http.envelope import LOG_FIELDS
 from model_server.queue_proxy import intake, metrics, prefer
+from model_server.queue_proxy.attempt import predictions_of
 from model_server.queue_proxy.callback_address import CallbackAddresses
 from model_server.queue_proxy.gather import Gatherer
 from model_server.queue_proxy.intake import Work
+from model_server.queue_proxy.parts import Parts
 from model_server.queue_proxy.predictions import PredictionRoutes, json_response
 from model_server.queue_proxy.prefer import Preferences
-from model_server.queue_proxy.resources import Resources, is_finished
-from model_server.queue_proxy.upstream import Upstream
+from model_server.queue_proxy.resources import is_finished
 from model_server.store import submissions
-from model_server.store.database import Database
 from model_server.store.submissions import Accepted, Submission
 
 CALLBACK_HEADER = "Callback-Url"
@@ -39,18 +40,13 @@ ReadWork = Callable[[Scope, bytes, ServiceSettings], Awaitable[Work]]
 class SubmitRoute:
     """Accepts predictions to be made later."""
 
-    def __init__(
-        self,
-        settings: QueueProxySettings,
-        database: Database,
-        upstream: Upstream,
-        resources: Resources,
-        predictions: PredictionRoutes,
-    ) -> None:
+    def __init__(self, parts: Parts, predictions: PredictionRoutes) -> None:
+        settings = parts.settings
         self._settings = settings
-        self._database = database
-        self._upstream = upstream
-        self._resources = resources
+        self._database = parts.database
+        self._upstream = parts.upstream
+        self._cache = parts.cache
+        self._resources = parts.resources
         self._predictions = predictions
         self._addresses = CallbackAddresses(settings)
         self._writer: Gatherer[Submission, Accepted | ModelServerError] = Gatherer(self._write)
@@ -88,7 +84,9 @@ class SubmitRoute:
         data = await body.read(scope, request.receive, settings)
         work = await read_work(scope, data, settings)
         image_sha256 = work.image_sha256
-        identity = intake.fingerprint(model, image_sha256, work)
+        content_sha256 = image_sha256 or hashlib.sha256(work.document or b"").digest()
+        identity = intake.fingerprint(model, content_sha256, work.parameters)
+        version = self._upstream.version(model)
         reuse = settings.cache_seconds > 0 and not prefer.wants_fresh(scope)
         return Submission(
             model=model,
@@ -100,7 +98,8 @@ class SubmitRoute:
             priority=prefer.urgency(scope),
             deadline_seconds=deadline,
             work=identity if reuse else None,
-            version=self._upstream.version(model),
+            version=version,
+            known=self._known(identity, version) if reuse else None,
             reuse_seconds=settings.cache_seconds,
             idempotency_key=key,
             fingerprint=_request_fingerprint(identity, callback_url) if key else None,
@@ -108,6 +107,11 @@ class SubmitRoute:
             request_id=telemetry.request_id.get(),
             traceparent=prefer.traceparent(scope),
         )
+
+    def _known(self, identity: bytes, version: str | None) -> list[Any] | None:
+        """Return what a request that was answered by this process a short while ago has found."""
+        kept = self._cache.get(identity, version)
+        return predictions_of(kept.body) if kept else None
 
 
 def _request_fingerprint(identity: bytes, callback_url: str | None) -> bytes:

@@ -11,6 +11,7 @@ from yarl import URL
 
 from model_server.config import QueueProxySettings
 from model_server.errors import BadGateway, GatewayTimeout, Unavailable
+from model_server.queue_proxy.cache import Reply
 from model_server.schema import MODEL_VERSION_HEADER
 
 READY_PATH = "/v2/health/ready"
@@ -18,6 +19,20 @@ CONNECT_SECONDS = 5
 PROBE_SECONDS = 2
 KEEP_ALIVE_SECONDS = 30
 """Below the 65 s after which the predictor drops an idle connection, so that we never send on one it has dropped."""
+
+HOP_BY_HOP = {
+    b"connection",
+    b"host",
+    b"keep-alive",
+    b"proxy-authenticate",
+    b"proxy-authorization",
+    b"proxy-connection",
+    b"te",
+    b"trailer",
+    b"transfer-encoding",
+    b"upgrade",
+}
+"""RFC 9110, section 7.6.1, and the host, which is the predictor's own."""
 
 Body = bytes | AsyncIterable[bytes] | None
 Headers = Mapping[str, str] | Sequence[tuple[str, str]]
@@ -76,3 +91,14 @@ class Upstream:
     async def close(self) -> None:
         """Close every connection."""
         await self._session.close()
+
+
+def end_to_end_headers(response: ClientResponse) -> list[tuple[bytes, bytes]]:
+    """Return the headers of a reply that concern its reader, names in lower case."""
+    return [(name.lower(), value) for name, value in response.raw_headers if name.lower() not in HOP_BY_HOP]
+
+
+async def read_reply(response: ClientResponse) -> Reply:
+    """Read a reply to its end."""
+    body = await response.read()
+    return Reply(response.status, end_to_end_headers(response), body, response.headers.get(MODEL_VERSION_HEADER))

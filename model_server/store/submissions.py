@@ -84,6 +84,8 @@ class Submission:
     """Hash of everything that decides the result; None: computed anew in any case."""
     version: str | None = None
     reuse_seconds: float = 0
+    known: list[Any] | None = None
+    """Predictions that ``version`` has made of the same work; stored at once as this one's result."""
     idempotency_key: str | None = None
     fingerprint: bytes | None = None
     callback_url: str | None = None
@@ -116,7 +118,7 @@ async def submit(database: Database, submissions: Sequence[Submission]) -> list[
     async with database.transaction() as connection:
         await _keep_images(connection, submissions)
         done = await _finished_alike(connection, submissions)
-        rows = await _insert(connection, [_values(one, done=done.get(_reusable(one))) for one in submissions])
+        rows = await _insert(connection, [_values(one, done=done.get(_wanted(one))) for one in submissions])
         await _queue(connection, [row for row in rows if row and row.status == QUEUED])
         return [
             Accepted(row, True, "hit" if row.status == SUCCEEDED else None) if row else await _attach(connection, one)
@@ -137,7 +139,7 @@ async def _attach(connection: AsyncConnection, submission: Submission) -> Accept
                 return Accepted(row, created=True, cache="collapsed")
         # What it would have attached to has ended in between.
         done = await _finished_alike(connection, [submission])
-        (row,) = await _insert(connection, [_values(submission, done=done.get(_reusable(submission)))])
+        (row,) = await _insert(connection, [_values(submission, done=done.get(_wanted(submission)))])
         if row:
             await _queue(connection, [row] if row.status == QUEUED else [])
             return Accepted(row, True, "hit" if row.status == SUCCEEDED else None)
@@ -162,18 +164,19 @@ async def _keep_images(connection: AsyncConnection, submissions: Sequence[Submis
         await connection.execute(_KEEP_IMAGES, values)
 
 
-def _values(submission: Submission, done: Record | None = None, leader: UUID | None = None) -> dict[str, Any]:
+def _values(submission: Submission, done: list[Any] | None = None, leader: UUID | None = None) -> dict[str, Any]:
+    predictions = submission.known or done
     return {
         "id": new_id(),
-        "status": SUCCEEDED if done else QUEUED,
+        "status": SUCCEEDED if predictions else QUEUED,
         "model": submission.model,
-        "model_version": done.model_version if done else None,
+        "model_version": submission.version if predictions else None,
         "image_sha256": submission.image_sha256,
         "document": submission.document,
         "parameters": orjson.dumps(submission.parameters).decode(),
         "priority": submission.priority,
         "deadline_seconds": submission.deadline_seconds,
-        "predictions": orjson.dumps(done.predictions).decode() if done else None,
+        "predictions": orjson.dumps(predictions).decode() if predictions else None,
         "work": submission.work,
         "leader": leader,
         "idempotency_key": submission.idempotency_key,
@@ -193,18 +196,18 @@ async def _insert(connection: AsyncConnection, values: Sequence[dict[str, Any]])
     return [rows.get(row["id"]) for row in values]
 
 
-def _reusable(submission: Submission) -> tuple[bytes, str] | None:
-    """Return what a finished prediction must agree with to answer this one; None: it has to be computed."""
-    if submission.work and submission.version and submission.reuse_seconds:
+def _wanted(submission: Submission) -> tuple[bytes, str] | None:
+    """Return what a finished prediction must agree with to answer this one; None: none is looked for."""
+    if submission.work and submission.version and submission.reuse_seconds and not submission.known:
         return submission.work, submission.version
     return None
 
 
 async def _finished_alike(
     connection: AsyncConnection, submissions: Sequence[Submission]
-) -> dict[tuple[bytes, str] | None, Record]:
-    """Return the newest finished prediction of the same work by the same version, of those that may be reused."""
-    wanted = [(one, key) for one in submissions if (key := _reusable(one))]
+) -> dict[tuple[bytes, str] | None, list[Any]]:
+    """Return the newest predictions made of the same work by the same version, of those that may be reused."""
+    wanted = [(one, key) for one in submissions if (key := _wanted(one))]
     if not wanted:
         return {}
     values = {
@@ -212,7 +215,8 @@ async def _finished_alike(
         "versions": [version for _, (_, version) in wanted],
         "seconds": [one.reuse_seconds for one, _ in wanted],
     }
-    return {(row.work, row.model_version): row for row in await connection.execute(_FINISHED_ALIKE, values)}
+    rows = await connection.execute(_FINISHED_ALIKE, values)
+    return {(row.work, row.model_version): row.predictions for row in rows}
 
 
 async def _same_key(connection: AsyncConnection, key: str) -> Record | None:
