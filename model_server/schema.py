@@ -44,7 +44,9 @@ class PredictionError(TypedDict, total=False):
 class PredictionResource(TypedDict):
     """A prediction that is made later; times are RFC 3339 in UTC.
 
-    ``position`` counts what is taken before it, ``eta_seconds`` estimates its end; both only while it is queued.
+    ``position`` counts what is taken before it, ``eta_seconds`` estimates the seconds until its end from the rate of
+    the last hundred runs; both only while it is queued. Behind 100 others or more, the position in the reply that
+    accepts it is an estimate, from the queue as it was up to half a second ago; a later GET has it exact.
     """
 
     id: str

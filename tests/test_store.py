@@ -322,3 +322,28 @@ def test_what_is_past_its_retention_is_removed_and_images_with_it(run, database_
 
     run(work)
     assert rows(database_url, "SELECT count(*) FROM images") == [(1,)]
+
+
+def test_the_rate_is_that_of_the_time_in_which_something_ran(run, database_url):
+    """Two runs of 2 s at once, an hour's pause, one of 1 s: three in 3 s, however long nothing was asked for."""
+
+    async def work(database: Database) -> None:
+        assert (await reads.state(database)).seconds_between_ends is None
+        for _ in range(3):
+            await submit(database, submission())
+        await runs.finish(database, [done(one) for one in await claim(database)])
+        spans = [("03:00:00", "03:00:02"), ("03:00:00", "03:00:02"), ("04:00:00", "04:00:01")]
+        for number, (start, end) in enumerate(spans):
+            rows(
+                database_url,
+                "UPDATE predictions SET started_at = '2026-01-01'::date + %s::time, "
+                "finished_at = '2026-01-01'::date + %s::time "
+                "WHERE id = (SELECT id FROM predictions ORDER BY id OFFSET %s LIMIT 1)",
+                start,
+                end,
+                number,
+            )
+        state = await reads.state(database)
+        assert (state.seconds_between_ends, state.run_seconds) == (pytest.approx(1), pytest.approx(5 / 3))
+
+    run(work)

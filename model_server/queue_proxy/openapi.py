@@ -111,6 +111,11 @@ CONTENT = {
     "/docs": {"text/html": {"schema": {"type": "string"}}},
     "/": {"text/html": {"schema": {"type": "string"}}},
 }
+POSITION = (
+    "While it is queued: how many are taken before it. Behind 100 others or more, the reply that accepts it has an "
+    "estimate, from the queue as it was up to half a second ago; a later GET has it exact."
+)
+ETA = "While it is queued: seconds until its end, from its position and the rate of the last hundred runs."
 _TIME = {"type": ["string", "null"], "format": "date-time"}
 _COUNT = {"type": ["integer", "null"]}
 SCHEMAS = {
@@ -127,8 +132,8 @@ SCHEMAS = {
             "finished_at": _TIME,
             "deadline": _TIME,
             "attempts": {"type": "integer"},
-            "position": _COUNT,
-            "eta_seconds": {"type": ["number", "null"]},
+            "position": {**_COUNT, "description": POSITION},
+            "eta_seconds": {"type": ["number", "null"], "description": ETA},
             "predictions": {"type": ["array", "null"], "items": {"type": "object"}},
             "error": {"type": ["object", "null"]},
             "image_sha256": {"type": ["string", "null"]},

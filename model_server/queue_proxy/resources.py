@@ -79,11 +79,10 @@ class Resources:
         return resource(row, ahead, self._estimate(ahead, await self.state()))
 
     def _estimate(self, ahead: int, state: QueueState) -> float | None:
-        """Return seconds until done: rounds of the whole queue's slots, each as long as the last runs were."""
-        if state.run_seconds is None:
+        """Return seconds until done: those ahead at the rate of the last runs, and then a run's own time."""
+        if state.run_seconds is None or state.seconds_between_ends is None:
             return None
-        at_once = max(state.running, 1)
-        return round((ahead / at_once + 1) * state.run_seconds, 3)
+        return round(ahead * state.seconds_between_ends + state.run_seconds, 3)
 
 
 def _uuid(identifier: str) -> UUID:

@@ -11,6 +11,16 @@ from model_server.store.database import Database
 from model_server.store.models import IMAGES, PREDICTIONS, QUEUED, RESOURCE_COLUMNS, Record
 
 _STATE = text("""
+    WITH recent AS (
+      SELECT started_at, finished_at FROM predictions
+      WHERE finished_at IS NOT NULL AND status = 'succeeded' AND attempts > 0
+      ORDER BY finished_at DESC LIMIT 100
+    ), spans AS ( -- what each adds to the time in which at least one ran
+      SELECT finished_at - started_at AS run,
+        finished_at - greatest(started_at,
+          max(finished_at) OVER (ORDER BY started_at, finished_at ROWS UNBOUNDED PRECEDING EXCLUDE CURRENT ROW)) AS busy
+      FROM recent
+    )
     SELECT
       (SELECT coalesce(array_agg(waiting.number ORDER BY urgency), '{}') FROM (
         SELECT urgency, (SELECT count(*) FROM predictions
@@ -19,25 +29,25 @@ _STATE = text("""
       (SELECT count(*) FROM predictions WHERE status = 'running') AS running,
       (SELECT coalesce(extract(epoch FROM now() - min(created_at)), 0)::float
         FROM predictions WHERE status = 'queued' AND leader IS NULL) AS oldest_age_seconds,
-      (SELECT avg(extract(epoch FROM finished_at - started_at))::float FROM (
-        SELECT started_at, finished_at FROM predictions
-        WHERE finished_at IS NOT NULL AND status = 'succeeded' AND attempts > 0
-        ORDER BY finished_at DESC LIMIT 100) AS recent) AS run_seconds,
+      (SELECT extract(epoch FROM avg(run))::float FROM spans) AS run_seconds,
+      (SELECT extract(epoch FROM sum(greatest(busy, '0')) / count(*))::float FROM spans) AS seconds_between_ends,
       (SELECT count(*) FROM callbacks WHERE gave_up_at IS NULL) AS callbacks
 """)
 
 
 @dataclass(frozen=True, slots=True)
 class QueueState:
-    """What waits and what runs; ``run_seconds`` is the mean of the last hundred runs, None before the first.
+    """What waits and what runs; ``queued_by_urgency`` has eight numbers, the most urgent first.
 
-    ``queued_by_urgency`` has eight numbers, the most urgent first.
+    Of the last hundred runs, None before the first: ``run_seconds`` is their mean, ``seconds_between_ends`` the time in
+    which at least one of them ran, for each: the inverse of the service rate.
     """
 
     queued_by_urgency: list[int]
     running: int
     oldest_age_seconds: float
     run_seconds: float | None
+    seconds_between_ends: float | None
     callbacks: int
 
     @property
