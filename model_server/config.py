@@ -39,6 +39,12 @@ class ServiceSettings(LogSettings):
     max_body_bytes: int = Field(
         16 * MIB, ge=1024, description="Largest request body, bytes. 16 MiB holds a 12 MiB image as base64."
     )
+    max_buffered_bytes: int = Field(
+        256 * MIB,
+        ge=1024,
+        description="Most bytes of request bodies held at once, all requests together; more are refused with 503. "
+        "256 MiB are 16 of the largest bodies.",
+    )
     max_image_bytes: int = Field(
         12 * MIB, ge=1024, description="Largest encoded image, bytes: a phone's best JPEG is below 12 MiB."
     )

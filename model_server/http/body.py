@@ -10,7 +10,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope
 
 from model_server.config import ServiceSettings
-from model_server.errors import InvalidInput, PayloadTooLarge, RequestTimeout, UnsupportedMediaType
+from model_server.errors import InvalidInput, Overloaded, PayloadTooLarge, RequestTimeout, UnsupportedMediaType
 
 JSON_TYPES = {
     "",
@@ -29,25 +29,78 @@ def header(scope: Scope, name: bytes) -> str:
     return ""
 
 
+class Buffer:
+    """How many bytes of bodies a process holds, all requests together: at most ``most``, or one body of any size."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._held = 0
+
+    def take(self, size: int) -> None:
+        """Count bytes that are to be read; raises Overloaded where there is no room for them."""
+        if self._held and self._held + size > self._most:
+            raise Overloaded("The server holds as many bytes of request bodies as it may. Try again later.")
+        self._held += size
+
+    def give_back(self, size: int) -> None:
+        """Count bytes that are not held any more."""
+        self._held -= size
+
+
+class Share:
+    """What one request holds of the buffer."""
+
+    def __init__(self, buffer: Buffer) -> None:
+        self._buffer = buffer
+        self._held = 0
+
+    def take(self, size: int) -> None:
+        """Hold more; raises Overloaded where there is no room."""
+        self._buffer.take(size)
+        self._held += size
+
+    def release(self) -> None:
+        """Hold nothing any more."""
+        self._buffer.give_back(self._held)
+        self._held = 0
+
+
+SHARE = "model_server.share"
+"""In the scope: the request's Share, released at its end at the latest."""
+
+
 async def read(scope: Scope, receive: Receive, settings: ServiceSettings) -> bytes:
-    """Read the body; raises PayloadTooLarge as soon as it is known to be too long, RequestTimeout if it stalls."""
-    limit = settings.max_body_bytes
-    check_announced(scope, limit)
+    """Read the body, which counts as held until the request ends or ``release``.
+
+    Raises PayloadTooLarge as soon as it is known to be too long, Overloaded as soon as it is known that there is no
+    room for it, both before it is read where its length is announced; RequestTimeout if it stalls.
+    """
+    announced = check_announced(scope, settings.max_body_bytes)
+    share: Share = scope[SHARE]
+    share.take(announced)
     try:
         async with asyncio.timeout(settings.body_timeout_seconds):
-            return await _read_parts(receive, limit)
+            return await _read_parts(receive, settings.max_body_bytes, share, announced)
     except TimeoutError:
         raise RequestTimeout(f"The body did not arrive within {settings.body_timeout_seconds:g} s.") from None
 
 
-def check_announced(scope: Scope, limit: int) -> None:
-    """Raise PayloadTooLarge where ``Content-Length`` is above the limit, bytes."""
-    announced = header(scope, b"content-length")
-    if announced.isdigit() and int(announced) > limit:
-        raise PayloadTooLarge(f"The body has {int(announced):,} bytes; at most {limit:,} are allowed.")
+def release(scope: Scope) -> None:
+    """Say that the request's body is not held any more, though the request goes on."""
+    share: Share = scope[SHARE]
+    share.release()
 
 
-async def _read_parts(receive: Receive, limit: int) -> bytes:
+def check_announced(scope: Scope, limit: int) -> int:
+    """Return ``Content-Length``, 0 where there is none; raises PayloadTooLarge where it is above the limit, bytes."""
+    given = header(scope, b"content-length")
+    announced = int(given) if given.isdigit() else 0
+    if announced > limit:
+        raise PayloadTooLarge(f"The body has {announced:,} bytes; at most {limit:,} are allowed.")
+    return announced
+
+
+async def _read_parts(receive: Receive, limit: int, share: Share, taken: int) -> bytes:
     parts: list[bytes] = []
     size, more = 0, True
     while more:
@@ -58,6 +111,9 @@ async def _read_parts(receive: Receive, limit: int) -> bytes:
         size += len(parts[-1])
         if size > limit:
             raise PayloadTooLarge(f"The body has more than the {limit:,} bytes that are allowed.")
+        if size > taken:
+            share.take(size - taken)
+            taken = size
         more = message.get("more_body", False)
     return parts[0] if len(parts) == 1 else b"".join(parts)
 

@@ -15,8 +15,9 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from model_server import telemetry
+from model_server.config import ServiceSettings
 from model_server.errors import ModelServerError, Unavailable
-from model_server.http.body import header
+from model_server.http.body import SHARE, Buffer, Share, header
 from model_server.schema import REQUEST_ID_HEADER, ErrorReply
 
 logger = logging.getLogger("model_server.access")
@@ -48,12 +49,13 @@ class Meter(Protocol):
 
 
 class RequestEnvelope:
-    """ASGI middleware: request id in and out, errors to replies, one access line, one measurement."""
+    """ASGI middleware: request id in and out, errors to replies, bytes held, one access line, one measurement."""
 
-    def __init__(self, app: ASGIApp, meter: Meter, retry_after_seconds: int) -> None:
+    def __init__(self, app: ASGIApp, meter: Meter, settings: ServiceSettings) -> None:
         self._app = app
         self._meter = meter
-        self._retry_after_seconds = retry_after_seconds
+        self._retry_after_seconds = settings.retry_after_seconds
+        self._buffer = Buffer(settings.max_buffered_bytes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -65,6 +67,7 @@ class RequestEnvelope:
         request_id = telemetry.accept_request_id(header(scope, b"x-request-id"))
         token = telemetry.request_id.set(request_id)
         status = CLIENT_CLOSED_REQUEST
+        share = scope[SHARE] = Share(self._buffer)
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
@@ -77,6 +80,7 @@ class RequestEnvelope:
         try:
             await self._answer(scope, receive, send_with_id)
         finally:
+            share.release()
             seconds = time.perf_counter() - begun
             if label:
                 self._meter.end(label, status, seconds)

@@ -34,7 +34,7 @@ async def _serve(settings: PredictorSettings, workers: Workers) -> None:
     service = PredictorService(settings, workers)
     data_plane = sdk.build_data_plane(service, settings.max_instances)
     router = rest.build_router(service, settings, sdk.build_application(data_plane))
-    envelope = RequestEnvelope(router, InferenceMeter(), settings.retry_after_seconds)
+    envelope = RequestEnvelope(router, InferenceMeter(), settings)
     server = Server(envelope, settings.shutdown_grace_seconds)
     grpc_server = build_grpc_server(data_plane, settings) if settings.predictor_grpc_port else None
     with listen(settings.predictor_host, settings.predictor_port, "PREDICTOR_PORT") as listener:

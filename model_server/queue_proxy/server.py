@@ -51,9 +51,7 @@ async def _run(settings: QueueProxySettings, *, serve: bool, dispatch: bool) -> 
     with listen(settings.queue_proxy_host, settings.queue_proxy_port, "QUEUE_PROXY_PORT") as listener:
         parts = Parts.make(settings)
         router = app.build_router(parts) if serve else app.build_operations(parts)
-        server = Server(
-            RequestEnvelope(router, RouteMeter(), settings.retry_after_seconds), settings.shutdown_grace_seconds
-        )
+        server = Server(RequestEnvelope(router, RouteMeter(), settings), settings.shutdown_grace_seconds)
         stopping = stop_signal()
         background = [asyncio.create_task(parts.watch.run())]
         dispatcher = Dispatcher(parts) if dispatch else None

@@ -53,22 +53,28 @@ class SubmitRoute:
 
     async def submit(self, request: Request, wishes: Preferences, read_work: ReadWork) -> Response:
         """Answer 202 with the prediction, or 200 where it has ended within the preferred wait."""
-        submission = await self._submission(request, read_work)
-        accepted = await self._writer.put(submission)
-        if isinstance(accepted, ModelServerError):
-            raise accepted
-        metrics.SUBMITTED.labels(accepted.cache or ("computed" if accepted.created else "repeated")).inc()
+        cache_status, accepted = await self._record(request, read_work)
         row = accepted.row
         request.scope[LOG_FIELDS] = {"prediction_id": str(row.id)}
         if wishes.wait_seconds:
             row = await self._predictions.wait(row, wishes.wait_seconds)
         path = f"/v1/predictions/{row.id}"
-        headers = {"Preference-Applied": wishes.applied, "Cache-Status": _cache_status(submission, accepted)}
+        headers = {"Preference-Applied": wishes.applied, "Cache-Status": cache_status}
         if is_finished(row) and wishes.wait_seconds is not None:
             headers["Content-Location"] = path
             return json_response(await self._resources.render(row), HTTPStatus.OK, headers)
         headers |= {"Location": path, "Retry-After": str(self._settings.retry_after_seconds)}
         return json_response(await self._resources.render_new(row), HTTPStatus.ACCEPTED, headers)
+
+    async def _record(self, request: Request, read_work: ReadWork) -> tuple[str, Accepted]:
+        """Record the request; return ``Cache-Status`` and what was recorded. Its body is not held any longer."""
+        submission = await self._submission(request, read_work)
+        accepted = await self._writer.put(submission)
+        body.release(request.scope)
+        if isinstance(accepted, ModelServerError):
+            raise accepted
+        metrics.SUBMITTED.labels(accepted.cache or ("computed" if accepted.created else "repeated")).inc()
+        return _cache_status(submission, accepted), accepted
 
     async def _write(self, items: list[Submission]) -> Sequence[Accepted | ModelServerError]:
         return await submissions.submit(self._database, items)
