@@ -6,6 +6,8 @@ Each command is a module of its own name, imported when it is asked for, so that
 from __future__ import annotations
 
 import importlib
+import os
+import signal
 import sys
 
 import click
@@ -15,9 +17,21 @@ from model_server.errors import ModelServerError, SettingsError
 
 COMMANDS = ("up", "predictor", "queue-proxy", "migrate", "classify", "submit", "export", "inspect", "train", "settings")
 
+KSERVE_OPTIONS = ("--model_name", "--model_dir", "--http_port", "--grpc_port")
+"""What KServe's serving runtimes pass to a container, without a command."""
+
+SIGNALLED = 128
+"""Added to the number of the signal that ended a process, it is the exit status that shells report."""
+
 
 class Commands(click.Group):
     """The commands in ``COMMANDS``, each ``model_server.cli.NAME.NAME`` with ``_`` for ``-``."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Take an option of KServe's, where a command should be, for one of the predictor's."""
+        if args and args[0].partition("=")[0] in KSERVE_OPTIONS:
+            args = ["predictor", *args]
+        return super().parse_args(ctx, args)
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - the signature is click's
         """Return the names in the order of the help text."""
@@ -43,6 +57,9 @@ def group() -> None:
 
 def main() -> None:
     """Run the command line; what we raise on purpose becomes one line and an exit status."""
+    if os.getpid() == 1:
+        # The first process of a container ignores what it does not handle, and a command may not have come to it yet.
+        signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(SIGNALLED + number))
     try:
         group(prog_name="model-server")
     except SettingsError as error:

@@ -105,6 +105,7 @@ async def _uploaded_file(scope: Scope, data: bytes) -> bytes:
         yield data
 
     parser = MultiPartParser(Headers(scope=scope), stream(), max_files=1, max_fields=8)
+    parser.spool_max_size = len(data)  # in memory, as the body is: a container may have no folder to write to
     try:
         form = await parser.parse()
     except (MultiPartException, KeyError) as error:
