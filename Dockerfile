@@ -72,7 +72,9 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     pip install --quiet --no-deps --force-reinstall --editable . \
     && useradd --uid 1000 --create-home tester && chown -R tester /build
 USER 1000:1000
-RUN PATH=/opt/model-server/bin:${PATH} python -m pytest
+# What pytest is to run, such as tests/test_image.py; everything without.
+ARG TESTS=
+RUN PATH=/opt/model-server/bin:${PATH} python -m pytest ${TESTS}
 
 # What the image says of itself, and how it runs. The code was compiled when it was installed, so the root may be
 # read-only. There is no HEALTHCHECK: Kubernetes ignores it for probes of its own, and each role has another port.

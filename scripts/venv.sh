@@ -46,8 +46,8 @@ _install() {
   "$venv/bin/python" -m pip install "${options[@]}" --editable "$root[$extras]" >&2
 }
 
-# Installs a Debian package that would be of use; where that may not be done, life goes on without it.
-want() { command -v "$1" >/dev/null || (_apt_install "$1") || true; }
+# want COMMAND [PACKAGE]: installs a Debian package that would be of use; where that may not be done, life goes on without.
+want() { command -v "$1" >/dev/null || (_apt_install "${2:-$1}") || true; }
 
 _need_python() {
   if ! command -v "$python" >/dev/null; then _apt_install python3 python3-venv; fi

@@ -26,6 +26,15 @@ APT_GET = (
     '#!/bin/bash\necho "apt-get $DEBIAN_FRONTEND $*" >>"$CALLS"\n[[ $* != *install* ]] || touch "$CALLS.ensurepip"\n'
 )
 SUDO = "#!/bin/bash\nexit 1\n"
+DOCKER = """#!/bin/bash
+echo "docker $DOCKER_BUILDKIT $*" >>"$CALLS"
+case "$1" in
+  version) echo 20.10.24 ;;
+  buildx) exit 1 ;;
+  build) echo "step 7 of 9"; [[ $* != *broken* ]] ;;
+  image) [[ $* != *base* ]] && echo 573123456 ;;
+esac
+"""
 
 
 class Machine:
@@ -137,7 +146,53 @@ def test_old_python_is_named(machine: Machine) -> None:
     assert machine.calls("-m venv") == []
 
 
-@pytest.mark.parametrize("name", ["run", "test", "train"])
+@pytest.fixture
+def builder(machine: Machine) -> Machine:
+    machine.place("docker", DOCKER)
+    return machine
+
+
+def test_image_is_built_of_what_the_options_say(builder: Machine) -> None:
+    options = "--target tensorflow --base debian:12 --ca-bundle a.crt --pip-conf my.conf -- --network host"
+    finished = builder.run("bash", "scripts/build-image", *options.split())
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout == "model-server:0.1.0-tensorflow: 573 MB\n"
+    (call,) = builder.calls("docker 1 build")
+    for option in (
+        "--target tensorflow --tag model-server:0.1.0-tensorflow --build-arg VERSION=0.1.0",
+        "--build-arg BASE_IMAGE=debian:12",
+        "--secret id=ca_bundle,src=a.crt --secret id=pip_conf,src=my.conf",
+    ):
+        assert f" {option} " in call
+    assert call.endswith(f" --network host {builder.root}")
+
+
+def test_build_in_a_pipe_is_quiet_until_it_fails(builder: Machine) -> None:
+    assert builder.run("bash", "scripts/build-image").stderr == "Building model-server:0.1.0\n"
+    failed = builder.run("bash", "scripts/build-image", "--tag", "broken")
+    assert (failed.returncode, failed.stdout) == (1, "")
+    assert failed.stderr == "Building broken\nstep 7 of 9\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "docker", "words"),
+    [
+        (["--targte", "test"], DOCKER, "--targte is no option"),
+        (["--target"], DOCKER, "--target needs a value"),
+        (["--local-base"], DOCKER, "--local-base needs root"),
+        ([], DOCKER.replace("20.10.24", "28.2.2"), "Docker 28.2.2 builds by its plugin buildx, which is missing"),
+        ([], "#!/bin/bash\necho 'Cannot connect to the Docker daemon' >&2; exit 1\n", "cannot be used: Cannot connect"),
+    ],
+)
+def test_image_that_cannot_be_built_is_explained(builder: Machine, options: list[str], docker: str, words: str) -> None:
+    builder.place("docker", docker)
+    finished = builder.run("bash", "scripts/build-image", *options, user=1000)
+    assert finished.returncode == 2
+    assert words in finished.stderr
+    assert builder.calls("docker 1 build") == []
+
+
+@pytest.mark.parametrize("name", ["run", "test", "train", "build-image"])
 def test_help_needs_no_installation(machine: Machine, name: str) -> None:
     environment = os.environ | {"CALLS": str(machine.calls_file)}
     command = [machine.root / "scripts" / name, "--help"]
