@@ -112,8 +112,8 @@ class PredictorSettings(ServiceSettings):
     )
 
 
-class QueueProxySettings(ServiceSettings):
-    """The queue-proxy: where the predictor and the database are, how much waits where and for how long."""
+class DatabaseSettings(BaseSettings):
+    """Where the database is, and how much of it one process takes."""
 
     database_url: SecretStr | None = Field(
         None,
@@ -122,6 +122,31 @@ class QueueProxySettings(ServiceSettings):
     database_connections: int = Field(
         10, ge=2, le=1000, description="Most connections of one process, besides one that listens for notifications."
     )
+
+
+class AccessSettings(BaseSettings):
+    """Who may do what: the same for every service behind one address."""
+
+    mode: Literal["open", "accounts"] = Field(
+        "open",
+        description="`accounts`: predictions and feedback need a token or API key. `open`: they work without as well.",
+    )
+    token_secret: SecretStr | None = Field(
+        None,
+        min_length=32,
+        description="Key that signs tokens, 32 characters or more. Unset: one is made, and kept in the database.",
+    )
+    token_seconds: int = Field(1800, ge=1, description="A token is good for so long after the login, seconds.")
+    account_cache_seconds: float = Field(
+        5,
+        ge=0,
+        description="Accounts and API keys are read again after this, seconds: so long a removed one may still pass.",
+    )
+
+
+class QueueProxySettings(ServiceSettings, DatabaseSettings, AccessSettings):
+    """The queue-proxy: where the predictor and the database are, how much waits where and for how long."""
+
     predictor_url: str = Field(
         "http://127.0.0.1:8080",
         pattern=r"^https?://[^/\s]+(/[^\s?#]*)?$",
@@ -129,6 +154,18 @@ class QueueProxySettings(ServiceSettings):
     )
     predictor_timeout_seconds: float = Field(
         60, gt=0, description="An attempt that takes longer counts as failed, seconds; above the slowest prediction."
+    )
+    feedback_url: str = Field(
+        "http://127.0.0.1:8001",
+        pattern=r"^https?://[^/\s]+(/[^\s?#]*)?$",
+        description="Where the feedback service is: `/login`, `/user…` and `/feedback…` are passed to it.",
+    )
+    trusted_proxies: int = Field(
+        0,
+        ge=0,
+        le=16,
+        description="Proxies in front that append to `X-Forwarded-For`, such as an ingress. The caller is who the "
+        "first of them saw; a number above theirs lets callers invent their address, which logins are limited by.",
     )
     queue_proxy_host: str = Field("0.0.0.0", description="Address to listen on. A pod needs all of them.")  # noqa: S104
     queue_proxy_port: int = Field(8000, ge=0, le=65535, description="HTTP port of page and API.")
@@ -185,6 +222,42 @@ class QueueProxySettings(ServiceSettings):
     )
 
 
+class FeedbackSettings(ServiceSettings, DatabaseSettings, AccessSettings):
+    """The feedback service: accounts, logins and feedback. It listens beside the queue-proxy, which passes to it."""
+
+    database_connections: int = Field(5, ge=2, le=1000, description="Most connections of one process.")
+    feedback_host: str = Field(
+        "127.0.0.1", description="Address to listen on: beside the queue-proxy, none but it needs to come here."
+    )
+    feedback_port: int = Field(8001, ge=0, le=65535, description="HTTP port.")
+    registration: Literal["open", "closed"] = Field(
+        "open", description="`open`: everybody may make an account. `closed`: an administrator makes them."
+    )
+    registrations_per_hour: int = Field(
+        300, ge=1, description="Accounts that one address may try to make in an hour; more are refused with 429."
+    )
+    password_min_length: int = Field(8, ge=1, le=128, description="Shortest password, characters.")
+    password_max_length: int = Field(
+        128, ge=8, le=1024, description="Longest password, characters; hashing more would only cost time."
+    )
+    password_threads: int = Field(
+        2,
+        ge=1,
+        le=64,
+        description="Passwords that are hashed at once. Each takes 19 MiB and, for a moment, a core; the others wait.",
+    )
+    login_attempts: int = Field(
+        10, ge=1, description="Logins to one account from one address in a window; more are refused with 429."
+    )
+    login_attempts_per_account: int = Field(
+        100, ge=1, description="Logins to one account from all addresses in a window."
+    )
+    login_attempts_per_address: int = Field(
+        100, ge=1, description="Logins from one address to all accounts in a window."
+    )
+    login_window_seconds: int = Field(300, ge=1, description="The window that logins are counted in, seconds.")
+
+
 class UpSettings(LogSettings):
     """The whole system on one machine: the variables of its services, open to this machine alone."""
 
@@ -197,6 +270,7 @@ class UpSettings(LogSettings):
     )
     queue_proxy_host: str = Field("127.0.0.1", description="Address of page and API; `0.0.0.0` opens them to others.")
     queue_proxy_port: int = Field(8000, ge=1, le=65535, description="HTTP port of page and API.")
+    feedback_port: int = Field(8001, ge=1, le=65535, description="HTTP port of the feedback service behind it.")
     predictor_host: str = Field("127.0.0.1", description="Address of the predictor behind it.")
     predictor_port: int = Field(8080, ge=1, le=65535, description="HTTP port of the predictor.")
     predictor_grpc_port: int = Field(8081, ge=0, le=65535, description="gRPC port of the predictor; 0 turns gRPC off.")
@@ -205,6 +279,7 @@ class UpSettings(LogSettings):
 ROLES: dict[str, type[BaseSettings]] = {
     "predictor": PredictorSettings,
     "queue-proxy": QueueProxySettings,
+    "feedback": FeedbackSettings,
     "up": UpSettings,
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from http import HTTPStatus
 from typing import ClassVar
 
@@ -11,11 +12,42 @@ class ModelServerError(Exception):
 
     status: ClassVar[HTTPStatus] = HTTPStatus.INTERNAL_SERVER_ERROR
 
+    @property
+    def headers(self) -> dict[str, str]:
+        """Return what the reply says besides the status and the message."""
+        return {}
+
 
 class InvalidInput(ModelServerError):
     """The request is malformed, or asks for something that does not exist in it."""
 
     status = HTTPStatus.BAD_REQUEST
+
+
+class Unauthorized(ModelServerError):
+    """The caller has not said, or not proven, who they are."""
+
+    status = HTTPStatus.UNAUTHORIZED
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Name the scheme that is understood (RFC 6750)."""
+        return {"WWW-Authenticate": "Bearer"}
+
+
+class TooManyRequests(ModelServerError):
+    """The caller has used up what is allowed in a time."""
+
+    status = HTTPStatus.TOO_MANY_REQUESTS
+
+    def __init__(self, message: str, retry_after_seconds: float) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Say when the next request will be taken."""
+        return {"Retry-After": str(max(1, math.ceil(self.retry_after_seconds)))}
 
 
 class NotFound(ModelServerError):
@@ -25,7 +57,7 @@ class NotFound(ModelServerError):
 
 
 class Forbidden(ModelServerError):
-    """The operation exists in the protocol and is closed here."""
+    """The operation exists and is closed: here, or to this caller."""
 
     status = HTTPStatus.FORBIDDEN
 
@@ -49,7 +81,7 @@ class Gone(ModelServerError):
 
 
 class Unprocessable(ModelServerError):
-    """The request contradicts one that was accepted before."""
+    """A field breaks a rule, or the request contradicts one that was accepted before."""
 
     status = HTTPStatus.UNPROCESSABLE_ENTITY
 

@@ -15,7 +15,20 @@ import click
 from model_server import __version__
 from model_server.errors import ModelServerError, SettingsError
 
-COMMANDS = ("up", "predictor", "queue-proxy", "migrate", "classify", "submit", "export", "inspect", "train", "settings")
+COMMANDS = (
+    "up",
+    "predictor",
+    "queue-proxy",
+    "feedback",
+    "migrate",
+    "user",
+    "classify",
+    "submit",
+    "export",
+    "inspect",
+    "train",
+    "settings",
+)
 
 KSERVE_OPTIONS = ("--model_name", "--model_dir", "--http_port", "--grpc_port")
 """What KServe's serving runtimes pass to a container, without a command."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Protocol
 
@@ -31,10 +32,9 @@ UNEXPECTED = "The server failed to answer; its log has the reason under this X-R
 QUIET_PATHS = ("/metrics", "/v2/health/live", "/v2/health/ready", "/", "/healthz", "/readyz")
 
 
-def error_response(status: int, message: str, retry_after: int | None = None) -> Response:
+def error_response(status: int, message: str, headers: Mapping[str, str] | None = None) -> Response:
     """Return a reply in KServe's shape for errors."""
     reply: ErrorReply = {"error": message}
-    headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
     return Response(orjson.dumps(reply), status, headers, "application/json")
 
 
@@ -93,10 +93,12 @@ class RequestEnvelope:
         except ClientDisconnect:
             return
         except ModelServerError as error:
-            retry_after = self._retry_after_seconds if isinstance(error, Unavailable) else None
-            response = error_response(error.status, str(error), retry_after)
+            headers = error.headers
+            if isinstance(error, Unavailable):
+                headers = {"Retry-After": str(self._retry_after_seconds), **headers}
+            response = error_response(error.status, str(error), headers)
         except HTTPException as error:
-            response = error_response(error.status_code, error.detail)
+            response = error_response(error.status_code, error.detail, error.headers)
         except Exception:
             logger.exception("request failed")
             response = error_response(HTTPStatus.INTERNAL_SERVER_ERROR, UNEXPECTED)

@@ -8,16 +8,18 @@ import logging
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route, Router
+from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from model_server.config import QueueProxySettings
 from model_server.errors import DatabaseUnavailable, NotReady
 from model_server.http import body
+from model_server.http.replies import json_response
+from model_server.http.routing import ErrorsRaisedRouter
 from model_server.queue_proxy import infer_request, intake, openapi, page, prefer
 from model_server.queue_proxy.parts import Parts
 from model_server.queue_proxy.passthrough import PassThrough
-from model_server.queue_proxy.predictions import PredictionRoutes, json_response
+from model_server.queue_proxy.predictions import PredictionRoutes
 from model_server.queue_proxy.submit import ReadWork, SubmitRoute
 
 logger = logging.getLogger(__name__)
@@ -67,15 +69,6 @@ class Forms:
         return {**scope, "headers": headers}, receive_image
 
 
-class _Router(Router):
-    """Starlette's, with errors raised for the envelope to answer in our shape."""
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
-        scope["app"] = self  # without it, Starlette answers an unknown path or method itself, in plain text
-        await super().__call__(scope, receive, send)
-
-
 def build_router(parts: Parts) -> ASGIApp:
     """Return every route of the queue-proxy."""
     predictions = PredictionRoutes(parts.settings, parts.database, parts.resources, parts.watch)
@@ -84,7 +77,7 @@ def build_router(parts: Parts) -> ASGIApp:
     predict = Door(parts, Forms(parts.settings, through), submit, intake.read_work)
     infer = Door(parts, through, submit, infer_request.read_work)
     one = "/v1/predictions/{id}"
-    return _Router(
+    return ErrorsRaisedRouter(
         [
             *operations(parts),
             Route("/v1/predictions", predictions.list, methods=["GET"]),
@@ -108,7 +101,7 @@ def build_router(parts: Parts) -> ASGIApp:
 
 def build_operations(parts: Parts) -> ASGIApp:
     """Return the routes of a process that only dispatches."""
-    return _Router(operations(parts), redirect_slashes=False)
+    return ErrorsRaisedRouter(operations(parts), redirect_slashes=False)
 
 
 def operations(parts: Parts) -> list[Route]:

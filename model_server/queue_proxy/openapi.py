@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from model_server import __version__
-from model_server.queue_proxy.predictions import json_response
+from model_server.http.replies import json_response
 
 ERROR = {"$ref": "#/components/schemas/Error"}
 RESOURCE = {"$ref": "#/components/schemas/Prediction"}

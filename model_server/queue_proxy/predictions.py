@@ -6,7 +6,6 @@ import asyncio
 import base64
 import binascii
 from collections.abc import AsyncIterator
-from typing import Any
 from uuid import UUID
 
 import orjson
@@ -15,6 +14,7 @@ from starlette.responses import Response, StreamingResponse
 
 from model_server.config import QueueProxySettings
 from model_server.errors import Conflict, InvalidInput, NotFound
+from model_server.http.replies import json_response
 from model_server.queue_proxy import metrics, prefer
 from model_server.queue_proxy.resources import Resources, is_finished, resource
 from model_server.queue_proxy.watch import Watch
@@ -27,11 +27,6 @@ LOOK_AGAIN_SECONDS = 5
 """Whoever waits looks for himself so often, should a notification be lost."""
 SILENCE_SECONDS = 15
 """An event stream says something so often, so that proxies do not drop it."""
-
-
-def json_response(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    """Return a JSON reply that no cache keeps."""
-    return Response(orjson.dumps(content), status, {"Cache-Control": "no-store", **(headers or {})}, "application/json")
 
 
 class PredictionRoutes:

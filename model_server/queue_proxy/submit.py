@@ -17,13 +17,14 @@ from model_server.config import ServiceSettings
 from model_server.errors import ModelServerError, NotFound
 from model_server.http import body
 from model_server.http.envelope import LOG_FIELDS
+from model_server.http.replies import json_response
 from model_server.queue_proxy import intake, metrics, prefer
 from model_server.queue_proxy.attempt import predictions_of
 from model_server.queue_proxy.callback_address import CallbackAddresses
 from model_server.queue_proxy.gather import Gatherer
 from model_server.queue_proxy.intake import Work
 from model_server.queue_proxy.parts import Parts
-from model_server.queue_proxy.predictions import PredictionRoutes, json_response
+from model_server.queue_proxy.predictions import PredictionRoutes
 from model_server.queue_proxy.prefer import Preferences
 from model_server.queue_proxy.resources import is_finished
 from model_server.store import submissions

@@ -20,7 +20,7 @@ from sqlalchemy.exc import OperationalError as SQLOperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
-from model_server.config import ENV_PREFIX, QueueProxySettings
+from model_server.config import ENV_PREFIX, DatabaseSettings
 from model_server.errors import DatabaseUnavailable, SettingsError
 
 logger = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ SHUTTING_DOWN = "57P"
 """SQLSTATE class of a server that is starting or stopping; the connection is lost with it."""
 
 
-def url_of(settings: QueueProxySettings) -> URL:
+def url_of(settings: DatabaseSettings) -> URL:
     """Return the database's URL with our driver; raises SettingsError."""
     name = f"{ENV_PREFIX}DATABASE_URL"
     if settings.database_url is None:

@@ -44,7 +44,8 @@ class Prediction(Base):
     """A request that was accepted, and what became of it.
 
     ``run`` is the fencing token: a worker may write only while it is still the one that it was given. A row whose
-    ``leader`` is set waits for the result of that identical one and has no queue entry of its own.
+    ``leader`` is set waits for the result of that identical one and has no queue entry of its own. ``user_id`` is who
+    asked, None for somebody unknown; it outlives the user, so that what a removed one has left becomes nobody else's.
     """
 
     __tablename__ = "predictions"
@@ -66,12 +67,16 @@ class Prediction(Base):
         Index(
             "predictions_idempotency",
             "idempotency_key",
+            "user_id",
             unique=True,
             postgresql_where=text("idempotency_key IS NOT NULL"),
+            postgresql_nulls_not_distinct=True,
         ),
+        Index("predictions_user", "user_id", "id", postgresql_where=text("user_id IS NOT NULL")),
     )
 
     id: Mapped[UUID] = mapped_column(primary_key=True)
+    user_id: Mapped[UUID | None]
     status: Mapped[str]
     model: Mapped[str]
     model_version: Mapped[str | None]
@@ -110,6 +115,47 @@ class Callback(Base):
     last_error: Mapped[str | None]
 
 
+class User(Base):
+    """Somebody with an account. ``email_key`` is the e-mail without regard to case, which is theirs alone."""
+
+    __tablename__ = "users"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    email: Mapped[str]
+    email_key: Mapped[str] = mapped_column(unique=True)
+    password_hash: Mapped[str]
+    password_set_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    is_admin: Mapped[bool] = mapped_column(server_default=text("false"))
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class ApiKey(Base):
+    """A key that a program shows instead of a token, as its hash; ``hint`` is its beginning, to know it by."""
+
+    __tablename__ = "api_keys"
+    __table_args__ = (Index("api_keys_user", "user_id"),)
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    user_id: Mapped[UUID] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"))
+    name: Mapped[str]
+    hint: Mapped[str]
+    sha256: Mapped[bytes] = mapped_column(unique=True)
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    last_used_at: Mapped[datetime | None]
+
+
+class SigningKey(Base):
+    """The one key that tokens are signed with, where no setting gives it."""
+
+    __tablename__ = "signing_keys"
+    __table_args__ = (CheckConstraint("id = 1", name="only_one"),)
+
+    id: Mapped[int] = mapped_column(SmallInteger, primary_key=True, autoincrement=False)
+    secret: Mapped[bytes]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
 def _table(model: type[Base]) -> Table:
     table = model.__table__
     assert isinstance(table, Table)  # noqa: S101 - each of our models is one table
@@ -117,6 +163,7 @@ def _table(model: type[Base]) -> Table:
 
 
 IMAGES, PREDICTIONS, CALLBACKS = _table(Image), _table(Prediction), _table(Callback)
+USERS, API_KEYS, SIGNING_KEYS = _table(User), _table(ApiKey), _table(SigningKey)
 RESOURCE_COLUMNS = tuple(column for column in PREDICTIONS.c if column.name != "document")
 """What a reply is made of: all but the request itself."""
 Record: TypeAlias = Row[*tuple[Any, ...]]

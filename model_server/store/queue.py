@@ -63,6 +63,11 @@ def install_statements() -> list[str]:
     return [environment.build_install_query(), environment.build_optimize_autovacuum_query()]
 
 
+def uninstall_statements() -> list[str]:
+    """Return the SQL that removes them."""
+    return [QueryBuilderEnvironment(SETTINGS).build_uninstall_query()]
+
+
 async def enqueue(connection: AsyncConnection, predictions: list[tuple[UUID, int]]) -> None:
     """Queue predictions, each with its urgency 0..7."""
     count = len(predictions)

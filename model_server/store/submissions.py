@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -16,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from model_server.errors import ModelServerError, Overloaded, Unprocessable
 from model_server.store import callbacks, queue
 from model_server.store.database import Database
+from model_server.store.identifiers import new_id
 from model_server.store.models import QUEUED, RESOURCE_COLUMNS, SUCCEEDED, Record
 
 CacheUse = Literal["hit", "collapsed"]
@@ -100,13 +99,6 @@ class Accepted:
     row: Record
     created: bool
     cache: CacheUse | None = None
-
-
-def new_id() -> UUID:
-    """Return a UUIDv7: 48 bits of milliseconds since 1970, then chance (RFC 9562, section 5.7)."""
-    value = (time.time_ns() // 1_000_000) << 80 | int.from_bytes(os.urandom(10))
-    value = value & ~(0xF << 76) | 7 << 76
-    return UUID(int=value & ~(3 << 62) | 2 << 62)
 
 
 async def submit(database: Database, submissions: Sequence[Submission]) -> list[Accepted | ModelServerError]:

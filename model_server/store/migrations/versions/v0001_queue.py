@@ -134,3 +134,11 @@ def upgrade() -> None:
     op.execute("ALTER TABLE predictions SET (fillfactor = 80)")
     for statement in queue.install_statements():
         op.execute(statement)
+
+
+def downgrade() -> None:
+    """Undo."""
+    for statement in queue.uninstall_statements():
+        op.execute(statement)
+    for table in ("callbacks", "predictions", "images"):
+        op.drop_table(table)
