@@ -112,7 +112,7 @@ class PredictorSettings(ServiceSettings):
     )
 
 
-class DatabaseSettings(BaseSettings):
+class DatabaseSettings(LogSettings):
     """Where the database is, and how much of it one process takes."""
 
     database_url: SecretStr | None = Field(
@@ -124,7 +124,7 @@ class DatabaseSettings(BaseSettings):
     )
 
 
-class AccessSettings(BaseSettings):
+class AccessSettings(LogSettings):
     """Who may do what: the same for every service behind one address."""
 
     mode: Literal["open", "accounts"] = Field(
