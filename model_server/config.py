@@ -268,6 +268,9 @@ class UpSettings(LogSettings):
     database_url: SecretStr | None = Field(
         None, description="PostgreSQL to use, as `postgresql://…`. Unset: one is started, with its data in the folder."
     )
+    mode: Literal["open", "accounts"] = Field(
+        "open", description="`accounts`: predictions and feedback need a token or API key. `open`: they work without."
+    )
     queue_proxy_host: str = Field("127.0.0.1", description="Address of page and API; `0.0.0.0` opens them to others.")
     queue_proxy_port: int = Field(8000, ge=1, le=65535, description="HTTP port of page and API.")
     feedback_port: int = Field(8001, ge=1, le=65535, description="HTTP port of the feedback service behind it.")

@@ -101,6 +101,7 @@ def settings_for(folder: Path, **settings: object) -> dict[str, str]:
     """Return an environment with free ports and this folder, and no setting of the caller's."""
     ours = {
         "queue_proxy_port": free_port(),
+        "feedback_port": free_port(),
         "predictor_port": free_port(),
         "predictor_grpc_port": 0,
         "data_dir": folder / "data",

@@ -64,14 +64,14 @@ def test_curl_line_works_when_pasted(system: System) -> None:
 def test_addresses_are_open_to_this_machine_alone(system: System) -> None:
     listening = {
         connection.laddr.ip
-        for name in ("queue-proxy", "predictor")
+        for name in ("queue-proxy", "feedback", "predictor")
         for connection in (system.service(name) or pytest.fail(f"no {name}")).connections()
         if connection.status == psutil.CONN_LISTEN
     }
     assert listening == {"127.0.0.1"}
 
 
-@pytest.mark.parametrize("name", ["predictor", "queue-proxy"])
+@pytest.mark.parametrize("name", ["predictor", "queue-proxy", "feedback"])
 def test_service_that_is_killed_is_reported_and_started_again(system: System, name: str) -> None:
     killed = system.service(name)
     assert killed
@@ -183,6 +183,7 @@ def test_services_end_with_a_system_that_is_killed(folder: Path) -> None:
     ("setting", "option"),
     [
         ("queue_proxy_port", "--port"),
+        ("feedback_port", "--feedback-port"),
         ("predictor_port", "--predictor-port"),
         ("predictor_grpc_port", "--grpc-port"),
     ],

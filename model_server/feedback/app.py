@@ -10,6 +10,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from model_server.feedback.accounts import AccountRoutes
+from model_server.feedback.attempts import Attempts
+from model_server.feedback.login import LoginRoutes
 from model_server.feedback.parts import Parts
 from model_server.http.replies import json_response
 from model_server.http.routing import ErrorsRaisedRouter
@@ -18,7 +21,9 @@ from model_server.store import signing_keys
 
 def build_router(parts: Parts) -> ASGIApp:
     """Return every route."""
-    return ErrorsRaisedRouter([*operations(parts)], redirect_slashes=False)
+    attempts = Attempts(parts.settings)
+    accounts = [*LoginRoutes(parts, attempts).routes(), *AccountRoutes(parts, attempts).routes()]
+    return ErrorsRaisedRouter([*operations(parts), *accounts], redirect_slashes=False)
 
 
 def operations(parts: Parts) -> list[Route]:

@@ -41,7 +41,7 @@ def run(settings: FeedbackSettings) -> None:
 async def _run(settings: FeedbackSettings) -> None:
     with listen(settings.feedback_host, settings.feedback_port, "FEEDBACK_PORT") as listener:
         parts = Parts.make(settings)
-        envelope = RequestEnvelope(app.build_router(parts), RouteMeter(), settings.retry_after_seconds)
+        envelope = RequestEnvelope(app.build_router(parts), RouteMeter(), settings)
         server = Server(envelope, settings.shutdown_grace_seconds)
         stopping = stop_signal()
         serving = asyncio.create_task(server.serve(sockets=[listener]))

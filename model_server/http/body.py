@@ -69,18 +69,21 @@ SHARE = "model_server.share"
 """In the scope: the request's Share, released at its end at the latest."""
 
 
-async def read(scope: Scope, receive: Receive, settings: ServiceSettings) -> bytes:
+async def read(scope: Scope, receive: Receive, settings: ServiceSettings, most: int | None = None) -> bytes:
     """Read the body, which counts as held until the request ends or ``release``.
+
+    ``most``: the limit, bytes, of a route that needs less than ``max_body_bytes``.
 
     Raises PayloadTooLarge as soon as it is known to be too long, Overloaded as soon as it is known that there is no
     room for it, both before it is read where its length is announced; RequestTimeout if it stalls.
     """
-    announced = check_announced(scope, settings.max_body_bytes)
+    limit = min(settings.max_body_bytes, most or settings.max_body_bytes)
+    announced = check_announced(scope, limit)
     share: Share = scope[SHARE]
     share.take(announced)
     try:
         async with asyncio.timeout(settings.body_timeout_seconds):
-            return await _read_parts(receive, settings.max_body_bytes, share, announced)
+            return await _read_parts(receive, limit, share, announced)
     except TimeoutError:
         raise RequestTimeout(f"The body did not arrive within {settings.body_timeout_seconds:g} s.") from None
 

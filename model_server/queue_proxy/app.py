@@ -11,6 +11,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from model_server.accounts.authentication import Authentication
 from model_server.config import QueueProxySettings
 from model_server.errors import DatabaseUnavailable, NotReady
 from model_server.http import body
@@ -20,6 +21,7 @@ from model_server.queue_proxy import infer_request, intake, openapi, page, prefe
 from model_server.queue_proxy.parts import Parts
 from model_server.queue_proxy.passthrough import PassThrough
 from model_server.queue_proxy.predictions import PredictionRoutes
+from model_server.queue_proxy.sidecar import SIDECAR_PATHS
 from model_server.queue_proxy.submit import ReadWork, SubmitRoute
 
 logger = logging.getLogger(__name__)
@@ -36,11 +38,12 @@ class Door:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
+        caller = await self._parts.authentication.admit(scope)
         wishes = prefer.preferences(scope, self._parts.settings.wait_most_seconds)
         if not wishes.respond_async:
             await self._through(scope, receive, send)
             return
-        response = await self._submit.submit(Request(scope, receive), wishes, self._read_work)
+        response = await self._submit.submit(Request(scope, receive), wishes, self._read_work, caller)
         await response(scope, receive, send)
 
 
@@ -69,11 +72,26 @@ class Forms:
         return {**scope, "headers": headers}, receive_image
 
 
+class Guard:
+    """Metadata and health for everybody; whatever else the protocols have is a prediction, for whom it is meant."""
+
+    def __init__(self, authentication: Authentication, through: PassThrough) -> None:
+        self._authentication = authentication
+        self._through = through
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["method"] not in {"GET", "HEAD"}:
+            await self._authentication.admit(scope)
+        await self._through(scope, receive, send)
+
+
 def build_router(parts: Parts) -> ASGIApp:
     """Return every route of the queue-proxy."""
-    predictions = PredictionRoutes(parts.settings, parts.database, parts.resources, parts.watch)
+    predictions = PredictionRoutes(parts)
     submit = SubmitRoute(parts, predictions)
     through = PassThrough(parts.settings, parts.upstream, parts.cache)
+    guarded = Guard(parts.authentication, through)
     predict = Door(parts, Forms(parts.settings, through), submit, intake.read_work)
     infer = Door(parts, through, submit, infer_request.read_work)
     one = "/v1/predictions/{id}"
@@ -91,8 +109,9 @@ def build_router(parts: Parts) -> ASGIApp:
             Route("/openapi.json", openapi.document, methods=["GET"]),
             Route("/v1/models/{model}:predict", predict, methods=["POST"]),
             Route("/v2/models/{model}/infer", infer, methods=["POST"]),
-            Route("/v1/models{rest:path}", through),
-            Route("/v2{rest:path}", through),
+            Route("/v1/models{rest:path}", guarded),
+            Route("/v2{rest:path}", guarded),
+            *(Route(path, parts.sidecar) for path in SIDECAR_PATHS),
             *page.routes(),
         ],
         redirect_slashes=False,

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from model_server.accounts.authentication import Authentication
 from model_server.config import QueueProxySettings
 from model_server.queue_proxy.cache import ReplyCache
 from model_server.queue_proxy.resources import Resources
+from model_server.queue_proxy.sidecar import Sidecar
 from model_server.queue_proxy.upstream import Upstream
 from model_server.queue_proxy.watch import Watch
 from model_server.store.database import Database, url_of
@@ -18,7 +20,9 @@ class Parts:
 
     settings: QueueProxySettings
     database: Database
+    authentication: Authentication
     upstream: Upstream
+    sidecar: Sidecar
     cache: ReplyCache
     watch: Watch
     resources: Resources
@@ -30,7 +34,9 @@ class Parts:
         return cls(
             settings,
             database,
+            Authentication(settings, database),
             Upstream(settings),
+            Sidecar(settings),
             ReplyCache(settings.cache_seconds, settings.cache_bytes),
             Watch(database),
             Resources(settings, database),
@@ -39,4 +45,5 @@ class Parts:
     async def close(self) -> None:
         """Close the connections."""
         await self.upstream.close()
+        await self.sidecar.close()
         await self.database.close()

@@ -21,7 +21,8 @@ from model_server.queue_proxy.intake import fingerprint
 from model_server.queue_proxy.upstream import HOP_BY_HOP, Body, Upstream, end_to_end_headers, read_reply
 from model_server.schema import BINARY_HEADER, REQUEST_ID_HEADER
 
-NOT_SENT = HOP_BY_HOP | {b"x-request-id", b"expect", b"prefer"}
+NOT_SENT = HOP_BY_HOP | {b"authorization", b"x-request-id", b"expect", b"prefer"}
+"""What is meant for us: the predictor learns no token."""
 CACHEABLE_BYTES = 1024 * 1024
 """A larger request streams through and is computed: keeping and hashing it would cost more than it gains."""
 CACHE_STATUS = b"cache-status"
@@ -50,9 +51,9 @@ class PassThrough:
         try:
             async with (
                 self._breaker.slot(),
-                self._send(scope, upload if _has_body(scope) else None, model) as response,
+                self._send(scope, upload if has_body(scope) else None, model) as response,
             ):
-                await _relay(response, send)
+                await relay(response, send)
         except BadGateway:
             raise upload.error or BadGateway("The predictor broke off before its answer was complete.") from None
 
@@ -110,7 +111,7 @@ class Upload:
             more = message.get("more_body", False)
 
 
-async def _relay(response: ClientResponse, send: Send) -> None:
+async def relay(response: ClientResponse, send: Send) -> None:
     """Pass a reply on as it arrives."""
     start: Message = {"type": "http.response.start", "status": response.status, "headers": end_to_end_headers(response)}
     await send(start)
@@ -135,7 +136,8 @@ def model_of(path: str) -> str | None:
     return None
 
 
-def _has_body(scope: Scope) -> bool:
+def has_body(scope: Scope) -> bool:
+    """Whether a request announces a body."""
     return body.header(scope, b"content-length") not in {"", "0"} or bool(body.header(scope, b"transfer-encoding"))
 
 

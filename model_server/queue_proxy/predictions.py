@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 from collections.abc import AsyncIterator
-from uuid import UUID
 
 import orjson
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from model_server.config import QueueProxySettings
 from model_server.errors import Conflict, InvalidInput, NotFound
+from model_server.http import paging
 from model_server.http.replies import json_response
 from model_server.queue_proxy import metrics, prefer
-from model_server.queue_proxy.resources import Resources, is_finished, resource
-from model_server.queue_proxy.watch import Watch
+from model_server.queue_proxy.parts import Parts
+from model_server.queue_proxy.resources import is_finished, resource
 from model_server.store import reads, runs
-from model_server.store.database import Database
 from model_server.store.models import STATUSES, Record
 
-DEFAULT_PAGE, LARGEST_PAGE = 20, 100
 LOOK_AGAIN_SECONDS = 5
 """Whoever waits looks for himself so often, should a notification be lost."""
 SILENCE_SECONDS = 15
@@ -32,17 +27,17 @@ SILENCE_SECONDS = 15
 class PredictionRoutes:
     """One method a route."""
 
-    def __init__(self, settings: QueueProxySettings, database: Database, resources: Resources, watch: Watch) -> None:
-        self._settings = settings
-        self._database = database
-        self._resources = resources
-        self._watch = watch
+    def __init__(self, parts: Parts) -> None:
+        self._settings = parts.settings
+        self._database = parts.database
+        self._authentication = parts.authentication
+        self._resources = parts.resources
+        self._watch = parts.watch
 
     async def read(self, request: Request) -> Response:
         """Return a prediction, after its end or the preferred wait."""
-        identifier = request.path_params["id"]
         wishes = prefer.preferences(request.scope, self._settings.wait_most_seconds)
-        row = await self._resources.row(identifier)
+        row = await self._row(request)
         headers = {}
         if wishes.wait_seconds is not None:
             row = await self.wait(row, wishes.wait_seconds)
@@ -51,6 +46,11 @@ class PredictionRoutes:
             headers["Retry-After"] = str(self._settings.retry_after_seconds)
         return json_response(await self._resources.render(row), headers=headers)
 
+    async def _row(self, request: Request) -> Record:
+        """Return the prediction that the path names, if it is the caller's to see."""
+        caller = await self._authentication.admit(request.scope)
+        return await self._resources.row(request.path_params["id"], caller)
+
     async def wait(self, row: Record, seconds: float) -> Record:
         """Return the row once it is finished, or as it is after ``seconds``."""
         if is_finished(row):
@@ -58,7 +58,7 @@ class PredictionRoutes:
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds
         with self._watch.changes_of(row.id) as changed:
-            while not is_finished(row := await self._resources.row(str(row.id))):
+            while not is_finished(row := await self._resources.again(row)):
                 left = end - loop.time()
                 if left <= 0 or self._watch.closing:
                     break
@@ -66,29 +66,29 @@ class PredictionRoutes:
         return row
 
     async def list(self, request: Request) -> Response:
-        """Return a page of predictions, newest first."""
+        """Return a page of the caller's predictions, newest first; to an administrator everybody's."""
+        caller = await self._authentication.admit(request.scope)
         status = request.query_params.get("status")
         if status is not None and status not in STATUSES:
             raise InvalidInput(f"status is one of {', '.join(STATUSES)}, not {status[:32]!r}.")
-        limit = _limit(request.query_params.get("limit"))
-        before = _cursor(request.query_params.get("cursor"))
-        rows = await reads.page(self._database, status, limit + 1, before)
-        more = len(rows) > limit
-        cursor = _as_cursor(rows[limit - 1].id) if more else None
-        return json_response({"predictions": [resource(row) for row in rows[:limit]], "next_cursor": cursor})
+        limit, before = paging.limit(request), paging.cursor(request)
+        whose = reads.EVERYBODY if caller.is_admin else caller.user_id
+        rows = await reads.page(self._database, whose, status, limit + 1, before)
+        shown = [resource(row) for row in rows[:limit]]
+        return json_response({"predictions": shown, "next_cursor": paging.next_cursor(rows, limit)})
 
     async def cancel(self, request: Request) -> Response:
         """Cancel a queued or running prediction."""
-        row = await self._resources.row(request.path_params["id"])
+        row = await self._row(request)
         if not await runs.cancel(self._database, row.id):
-            row = await self._resources.row(request.path_params["id"])
+            row = await self._resources.again(row)
             raise Conflict(f"The prediction has ended already: {row.status}.")
         metrics.RESULTS.labels("cancelled").inc()
-        return json_response(resource(await self._resources.row(str(row.id))))
+        return json_response(resource(await self._resources.again(row)))
 
     async def image(self, request: Request) -> Response:
         """Return the image as it was sent."""
-        row = await self._resources.row(request.path_params["id"])
+        row = await self._row(request)
         found = None if row.image_sha256 is None else await reads.image(self._database, row.image_sha256)
         if found is None:
             raise NotFound("This prediction is about several images or arrays; none is stored by itself.")
@@ -103,7 +103,7 @@ class PredictionRoutes:
 
     async def events(self, request: Request) -> Response:
         """Stream a server-sent event for each change of status, the present one first."""
-        row = await self._resources.row(request.path_params["id"])
+        row = await self._row(request)
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         return StreamingResponse(self._events(row), media_type="text/event-stream", headers=headers)
 
@@ -124,7 +124,7 @@ class PredictionRoutes:
                     return
                 if not await _set_within(changed, SILENCE_SECONDS):
                     yield b": still waiting\n\n"
-                row = await self._resources.row(str(row.id))
+                row = await self._resources.again(row)
 
     async def queue(self, _request: Request) -> Response:
         """Return what an autoscaler reads."""
@@ -146,24 +146,3 @@ async def _set_within(event: asyncio.Event, seconds: float) -> bool:
         return False
     event.clear()
     return True
-
-
-def _limit(given: str | None) -> int:
-    if given is None:
-        return DEFAULT_PAGE
-    if not given.isdecimal() or not 1 <= int(given) <= LARGEST_PAGE:
-        raise InvalidInput(f"limit is an integer of 1 to {LARGEST_PAGE}, not {given[:32]!r}.")
-    return int(given)
-
-
-def _as_cursor(last: UUID) -> str:
-    return base64.urlsafe_b64encode(last.bytes).decode().rstrip("=")
-
-
-def _cursor(given: str | None) -> UUID | None:
-    if given is None:
-        return None
-    try:
-        return UUID(bytes=base64.b64decode(f"{given}==", altchars=b"-_", validate=True))
-    except (binascii.Error, ValueError):
-        raise InvalidInput("cursor is not one that a page of this list gave.") from None

@@ -8,6 +8,7 @@ import time
 from datetime import datetime
 from uuid import UUID
 
+from model_server.accounts.caller import Caller
 from model_server.config import QueueProxySettings
 from model_server.errors import Gone, NotFound
 from model_server.queue_proxy import metrics
@@ -49,15 +50,28 @@ class Resources:
                 metrics.CALLBACKS_WAITING.set(state.callbacks)
             return self._state[1]
 
-    async def row(self, identifier: str) -> Record:
-        """Return a prediction's row; raises NotFound, or Gone for an id older than the retention."""
+    async def row(self, identifier: str, caller: Caller) -> Record:
+        """Return a prediction's row, if it is the caller's to see.
+
+        Raises NotFound, or Gone for an id older than the retention; another's is as if it did not exist.
+        """
         known = _uuid(identifier)
         row = await reads.prediction(self._database, known)
-        if row is not None:
+        if row is not None and caller.may_see(row.user_id):
             return row
+        raise self._missing(known)
+
+    async def again(self, row: Record) -> Record:
+        """Return the present state of a row that was read before; raises NotFound or Gone where it is removed."""
+        present = await reads.prediction(self._database, row.id)
+        if present is None:
+            raise self._missing(row.id)
+        return present
+
+    def _missing(self, known: UUID) -> NotFound | Gone:
         if time.time() - (known.int >> 80) / 1000 > self._settings.retention_seconds:
-            raise Gone(f"The prediction {identifier} is past its retention and removed.")
-        raise NotFound(f"There is no prediction {identifier}.")
+            return Gone(f"The prediction {known} is past its retention and removed.")
+        return NotFound(f"There is no prediction {known}.")
 
     async def render_new(self, row: Record) -> PredictionResource:
         """Return the resource of a prediction just accepted; in a long queue its position is estimated."""

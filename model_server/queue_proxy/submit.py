@@ -13,6 +13,7 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from model_server import telemetry
+from model_server.accounts.caller import Caller
 from model_server.config import ServiceSettings
 from model_server.errors import ModelServerError, NotFound
 from model_server.http import body
@@ -52,9 +53,9 @@ class SubmitRoute:
         self._addresses = CallbackAddresses(settings)
         self._writer: Gatherer[Submission, Accepted | ModelServerError] = Gatherer(self._write)
 
-    async def submit(self, request: Request, wishes: Preferences, read_work: ReadWork) -> Response:
+    async def submit(self, request: Request, wishes: Preferences, read_work: ReadWork, caller: Caller) -> Response:
         """Answer 202 with the prediction, or 200 where it has ended within the preferred wait."""
-        cache_status, accepted = await self._record(request, read_work)
+        cache_status, accepted = await self._record(request, read_work, caller)
         row = accepted.row
         request.scope[LOG_FIELDS] = {"prediction_id": str(row.id)}
         if wishes.wait_seconds:
@@ -67,9 +68,9 @@ class SubmitRoute:
         headers |= {"Location": path, "Retry-After": str(self._settings.retry_after_seconds)}
         return json_response(await self._resources.render_new(row), HTTPStatus.ACCEPTED, headers)
 
-    async def _record(self, request: Request, read_work: ReadWork) -> tuple[str, Accepted]:
+    async def _record(self, request: Request, read_work: ReadWork, caller: Caller) -> tuple[str, Accepted]:
         """Record the request; return ``Cache-Status`` and what was recorded. Its body is not held any longer."""
-        submission = await self._submission(request, read_work)
+        submission = await self._submission(request, read_work, caller)
         accepted = await self._writer.put(submission)
         body.release(request.scope)
         if isinstance(accepted, ModelServerError):
@@ -80,7 +81,7 @@ class SubmitRoute:
     async def _write(self, items: list[Submission]) -> Sequence[Accepted | ModelServerError]:
         return await submissions.submit(self._database, items)
 
-    async def _submission(self, request: Request, read_work: ReadWork) -> Submission:
+    async def _submission(self, request: Request, read_work: ReadWork, caller: Caller) -> Submission:
         scope, settings = request.scope, self._settings
         model = request.path_params["model"]
         if not MODEL_NAME.fullmatch(model):
@@ -97,6 +98,7 @@ class SubmitRoute:
         reuse = settings.cache_seconds > 0 and not prefer.wants_fresh(scope)
         return Submission(
             model=model,
+            user_id=caller.user_id,
             image=work.image,
             image_sha256=image_sha256,
             media_type=work.media_type,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum, auto
 from uuid import UUID
 
 from sqlalchemy import func, literal, select, text, tuple_
@@ -35,6 +36,15 @@ _STATE = text("""
 """)
 
 
+class Everybody(Enum):
+    """No restriction to one user's."""
+
+    EVERYBODY = auto()
+
+
+EVERYBODY = Everybody.EVERYBODY
+
+
 @dataclass(frozen=True, slots=True)
 class QueueState:
     """What waits and what runs; ``queued_by_urgency`` has eight numbers, the most urgent first.
@@ -63,9 +73,16 @@ async def prediction(database: Database, identifier: UUID) -> Record | None:
         return (await connection.execute(statement)).one_or_none()
 
 
-async def page(database: Database, status: str | None, limit: int, before: UUID | None) -> list[Record]:
-    """Return up to ``limit`` predictions, newest first, older than ``before``."""
+async def page(
+    database: Database, whose: UUID | Everybody | None, status: str | None, limit: int, before: UUID | None
+) -> list[Record]:
+    """Return up to ``limit`` predictions, newest first, older than ``before``.
+
+    ``whose``: a user's, None: those of nobody known, or EVERYBODY's.
+    """
     statement = select(*RESOURCE_COLUMNS).order_by(PREDICTIONS.c.id.desc()).limit(limit)
+    if not isinstance(whose, Everybody):
+        statement = statement.where(PREDICTIONS.c.user_id == whose)  # `IS NULL` for None
     if status is not None:
         statement = statement.where(PREDICTIONS.c.status == status)
     if before is not None:

@@ -32,20 +32,20 @@ _KEEP_IMAGES = text("""
 """)
 _INSERT = text(f"""
     INSERT INTO predictions (
-      id, status, model, model_version, image_sha256, document, parameters, priority, deadline, started_at, finished_at,
-      predictions, work, leader, idempotency_key, fingerprint, callback_url, request_id, traceparent)
+      id, user_id, status, model, model_version, image_sha256, document, parameters, priority, deadline, started_at,
+      finished_at, predictions, work, leader, idempotency_key, fingerprint, callback_url, request_id, traceparent)
     SELECT
-      id, status, model, model_version, image_sha256, document, parameters, priority,
+      id, user_id, status, model, model_version, image_sha256, document, parameters, priority,
       now() + make_interval(secs => deadline_seconds),
       CASE WHEN predictions IS NOT NULL THEN now() END, CASE WHEN predictions IS NOT NULL THEN now() END,
       predictions, work, leader, idempotency_key, fingerprint, callback_url, request_id, traceparent
     FROM unnest(
-      CAST(:id AS uuid[]), CAST(:status AS text[]), CAST(:model AS text[]), CAST(:model_version AS text[]),
-      CAST(:image_sha256 AS bytea[]), CAST(:document AS bytea[]), CAST(:parameters AS jsonb[]),
+      CAST(:id AS uuid[]), CAST(:user_id AS uuid[]), CAST(:status AS text[]), CAST(:model AS text[]),
+      CAST(:model_version AS text[]), CAST(:image_sha256 AS bytea[]), CAST(:document AS bytea[]), CAST(:parameters AS jsonb[]),
       CAST(:priority AS smallint[]), CAST(:deadline_seconds AS float[]), CAST(:predictions AS jsonb[]),
       CAST(:work AS bytea[]), CAST(:leader AS uuid[]), CAST(:idempotency_key AS text[]), CAST(:fingerprint AS bytea[]),
       CAST(:callback_url AS text[]), CAST(:request_id AS text[]), CAST(:traceparent AS text[])
-    ) AS new (id, status, model, model_version, image_sha256, document, parameters, priority, deadline_seconds,
+    ) AS new (id, user_id, status, model, model_version, image_sha256, document, parameters, priority, deadline_seconds,
       predictions, work, leader, idempotency_key, fingerprint, callback_url, request_id, traceparent)
     ON CONFLICT DO NOTHING
     RETURNING {_COLUMNS}
@@ -59,7 +59,10 @@ _FINISHED_ALIKE = text("""
       AND p.attempts > 0 -- a result that was itself reused does not live on by it
     ORDER BY p.work, p.finished_at DESC
 """)
-_SAME_KEY = text(f"SELECT {_COLUMNS} FROM predictions WHERE idempotency_key = :key")  # noqa: S608
+_SAME_KEY = text(f"""
+    SELECT {_COLUMNS} FROM predictions
+    WHERE idempotency_key = :key AND user_id IS NOT DISTINCT FROM CAST(:user_id AS uuid)
+""")  # noqa: S608
 _FOLLOW = text("""
     UPDATE predictions SET followed = TRUE
     WHERE work = :work AND status IN ('queued', 'running') AND leader IS NULL
@@ -72,6 +75,8 @@ class Submission:
     """One request for a prediction: an image, or a V1 document as it was sent."""
 
     model: str
+    user_id: UUID | None = None
+    """Who asks; None: somebody unknown."""
     image: bytes | None = None
     image_sha256: bytes | None = None
     media_type: str = ""
@@ -121,7 +126,7 @@ async def submit(database: Database, submissions: Sequence[Submission]) -> list[
 async def _attach(connection: AsyncConnection, submission: Submission) -> Accepted | ModelServerError:
     """Answer a submission whose idempotency key is taken or whose work is in flight."""
     for _ in range(ATTEMPTS):
-        if submission.idempotency_key and (row := await _same_key(connection, submission.idempotency_key)):
+        if submission.idempotency_key and (row := await _same_key(connection, submission)):
             if row.fingerprint == submission.fingerprint:
                 return Accepted(row, created=False)
             return Unprocessable("This Idempotency-Key was used for another request; a new request needs a new key.")
@@ -160,6 +165,7 @@ def _values(submission: Submission, done: list[Any] | None = None, leader: UUID 
     predictions = submission.known or done
     return {
         "id": new_id(),
+        "user_id": submission.user_id,
         "status": SUCCEEDED if predictions else QUEUED,
         "model": submission.model,
         "model_version": submission.version if predictions else None,
@@ -211,8 +217,10 @@ async def _finished_alike(
     return {(row.work, row.model_version): row.predictions for row in rows}
 
 
-async def _same_key(connection: AsyncConnection, key: str) -> Record | None:
-    return (await connection.execute(_SAME_KEY, {"key": key})).one_or_none()
+async def _same_key(connection: AsyncConnection, submission: Submission) -> Record | None:
+    """Return the prediction that the same user has asked for under the same key."""
+    values = {"key": submission.idempotency_key, "user_id": submission.user_id}
+    return (await connection.execute(_SAME_KEY, values)).one_or_none()
 
 
 async def _leader_of(connection: AsyncConnection, work: bytes) -> UUID | None:

@@ -17,7 +17,10 @@ from model_server.up.child import Child
 from model_server.up.database import Database
 from model_server.up.ports import Port
 
+LOOPBACK = "127.0.0.1"
+"""Where the feedback service listens: the queue-proxy alone comes there."""
 QUEUE_PROXY_GRACE_SECONDS = 4
+FEEDBACK_GRACE_SECONDS = 1
 PREDICTOR_GRACE_SECONDS = 2
 """One after the other, PostgreSQL last: together below the ten seconds after which Ctrl-C would feel broken."""
 
@@ -39,6 +42,7 @@ def run(settings: UpSettings, predictor: PredictorSettings) -> None:
 def _ports(settings: UpSettings) -> list[Port]:
     wanted = [
         Port(settings.queue_proxy_host, settings.queue_proxy_port, "queue_proxy_port", "--port"),
+        Port(LOOPBACK, settings.feedback_port, "feedback_port", "--feedback-port"),
         Port(settings.predictor_host, settings.predictor_port, "predictor_port", "--predictor-port"),
     ]
     if settings.predictor_grpc_port:
@@ -77,7 +81,11 @@ class _System:
             await self._serve(environment)
 
     async def _serve(self, environment: dict[str, str]) -> None:
-        order = (("queue-proxy", QUEUE_PROXY_GRACE_SECONDS), ("predictor", PREDICTOR_GRACE_SECONDS))
+        order = (
+            ("queue-proxy", QUEUE_PROXY_GRACE_SECONDS),
+            ("feedback", FEEDBACK_GRACE_SECONDS),
+            ("predictor", PREDICTOR_GRACE_SECONDS),
+        )
         stops = {name: asyncio.Event() for name, _ in order}
         services = {
             name: asyncio.create_task(Child(name, [name], environment, grace, stops[name]).run())
@@ -101,6 +109,7 @@ class _System:
 
     async def _announce(self) -> None:
         await announcement.wait_until_ready(f"{self._predictor_url}/v2/health/ready")
+        await announcement.wait_until_ready(f"http://{LOOPBACK}:{self._settings.feedback_port}/readyz")
         await announcement.wait_until_ready(f"{self._url}/readyz")
         model = await announcement.model_name(self._url)
         click.echo(announcement.text(self._url, model, announcement.picture_to_try(self._bundle())))
@@ -122,7 +131,11 @@ class _System:
             "database_url": database_url,
             "queue_proxy_host": settings.queue_proxy_host,
             "queue_proxy_port": settings.queue_proxy_port,
+            "feedback_host": LOOPBACK,
+            "feedback_port": settings.feedback_port,
+            "feedback_url": f"http://{LOOPBACK}:{settings.feedback_port}",
             "predictor_url": self._predictor_url,
+            "mode": settings.mode,
             "predictor_host": settings.predictor_host,
             "predictor_port": settings.predictor_port,
             "predictor_grpc_port": settings.predictor_grpc_port,
