@@ -10,6 +10,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from model_server.feedback import openapi
 from model_server.feedback.accounts import AccountRoutes
 from model_server.feedback.attempts import Attempts
 from model_server.feedback.login import LoginRoutes
@@ -23,7 +24,7 @@ def build_router(parts: Parts) -> ASGIApp:
     """Return every route."""
     attempts = Attempts(parts.settings)
     accounts = [*LoginRoutes(parts, attempts).routes(), *AccountRoutes(parts, attempts).routes()]
-    return ErrorsRaisedRouter([*operations(parts), *accounts], redirect_slashes=False)
+    return ErrorsRaisedRouter([*operations(parts), *accounts, *openapi.API.routes("/feedback")], redirect_slashes=False)
 
 
 def operations(parts: Parts) -> list[Route]:

@@ -41,7 +41,8 @@ _INSERT = text(f"""
       predictions, work, leader, idempotency_key, fingerprint, callback_url, request_id, traceparent
     FROM unnest(
       CAST(:id AS uuid[]), CAST(:user_id AS uuid[]), CAST(:status AS text[]), CAST(:model AS text[]),
-      CAST(:model_version AS text[]), CAST(:image_sha256 AS bytea[]), CAST(:document AS bytea[]), CAST(:parameters AS jsonb[]),
+      CAST(:model_version AS text[]), CAST(:image_sha256 AS bytea[]), CAST(:document AS bytea[]),
+      CAST(:parameters AS jsonb[]),
       CAST(:priority AS smallint[]), CAST(:deadline_seconds AS float[]), CAST(:predictions AS jsonb[]),
       CAST(:work AS bytea[]), CAST(:leader AS uuid[]), CAST(:idempotency_key AS text[]), CAST(:fingerprint AS bytea[]),
       CAST(:callback_url AS text[]), CAST(:request_id AS text[]), CAST(:traceparent AS text[])
