@@ -72,11 +72,18 @@ class Accounts:
     def administrator(self) -> Person:
         """Make the first administrator as its users do."""
         email = f"admin-{os.urandom(4).hex()}@example.com"
-        command = [sys.executable, "-m", "model_server", "user", "create", "--admin", "--email", email]
-        environment = {**_clean_environment(), "MODEL_SERVER_DATABASE_URL": self.proxy.database_url}
-        made = subprocess.run(command, env=environment, input=f"{PASSWORD}\n", capture_output=True, text=True, check=False)
-        assert made.returncode == 0, made.stderr
+        self.command("user", "create", "--admin", "--email", email, password=PASSWORD)
         return Person(self.url, email=email).with_token(self.login(email).json()["access_token"])
+
+    def command(self, *arguments: str, password: str) -> str:
+        """Run `model-server` with a password as its standard input, and return what it printed."""
+        command = [sys.executable, "-m", "model_server", *arguments]
+        environment = {**_clean_environment(), "MODEL_SERVER_DATABASE_URL": self.proxy.database_url}
+        done = subprocess.run(
+            command, env=environment, input=f"{password}\n", capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
 
 
 @contextlib.contextmanager

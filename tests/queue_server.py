@@ -131,7 +131,7 @@ class StubPredictor:
             wbufsize = -1
 
             def do_GET(self) -> None:
-                self._answer(200 if stub.ready else 503, b'{"ready": true}')
+                self._answer(200 if stub.ready else 503, b'{"ready": true, "models": ["%s"]}' % MODEL.encode())
 
             def do_POST(self) -> None:
                 body = self._body()

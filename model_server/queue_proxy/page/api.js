@@ -1,5 +1,6 @@
 // The server, seen from the page: every refusal becomes a Problem with words for a person.
 
+import * as session from "./session.js";
 import { titleOf } from "./words.js";
 
 const PASSING = new Set([408, 425, 429, 500, 502, 503, 504]);
@@ -39,9 +40,10 @@ export async function cancel(id) {
   await ask(`/v1/predictions/${encodeURIComponent(id)}`, { method: "DELETE" });
 }
 
-/** Return the address of a prediction's picture. */
-export function imageUrl(id) {
-  return `/v1/predictions/${encodeURIComponent(id)}/image`;
+/** Resolve to an address of a prediction's picture that an <img> can show: it cannot say who asks for it. */
+export async function imageUrl(id) {
+  const path = `/v1/predictions/${encodeURIComponent(id)}/image`;
+  return session.current() ? URL.createObjectURL(await (await ask(path)).blob()) : path;
 }
 
 /** Resolve after the time the server asked for, else 1, 2, 4 … seconds; at once when the network comes back. */
@@ -58,15 +60,18 @@ export function pause(problem, attempt) {
   });
 }
 
-async function ask(path, options = {}) {
+/** Send a request as whoever is logged in, after a login where one is needed; `alone`: as it is, once. */
+export async function ask(path, options = {}, { alone = false } = {}) {
   let reply;
+  const headers = alone ? options.headers : { ...session.headers(), ...options.headers };
   try {
-    reply = await fetch(path, options);
+    reply = await fetch(path, { ...options, headers });
   } catch {
     throw unreachable();
   }
-  if (!reply.ok) throw await refusal(reply);
-  return reply;
+  if (reply.ok) return reply;
+  if (reply.status === 401 && !alone && (await session.renew())) return ask(path, options);
+  throw await refusal(reply);
 }
 
 function unreachable() {

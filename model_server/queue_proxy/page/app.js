@@ -54,7 +54,7 @@ function remove(pictures) {
   for (const picture of pictures) {
     rows.get(picture)?.element.remove();
     rows.delete(picture);
-    if (picture.file) URL.revokeObjectURL(picture.url);
+    if (picture.url?.startsWith("blob:")) URL.revokeObjectURL(picture.url);
   }
   memory.forget(pictures.map((picture) => picture.id));
   list([], "append");

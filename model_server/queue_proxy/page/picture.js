@@ -15,7 +15,7 @@ let following = 0;
 /** A picture and what is known of it; `changed` is called after every change of `state`, `problem` or `result`. */
 export class Picture {
   constructor(name, changed, { file = null, id = null } = {}) {
-    Object.assign(this, { name, changed, file, id, url: file ? URL.createObjectURL(file) : api.imageUrl(id) });
+    Object.assign(this, { name, changed, file, id, url: file ? URL.createObjectURL(file) : null });
     this.state = id ? "loading" : "waiting";
     this.problem = null;
     this.result = null;
@@ -30,7 +30,7 @@ export class Picture {
   /** Whether the file is at hand and another try may end otherwise. */
   get canRetry() {
     if (this.file === null) return false;
-    if (this.state === "refused") return this.problem.passing;
+    if (this.state === "refused") return this.problem.passing || this.problem.status === 401;
     return this.state === "cancelled" || (this.state === "failed" && this.result.error?.code !== "rejected");
   }
 
@@ -45,7 +45,10 @@ export class Picture {
   /** Fetch what became of a prediction that an earlier visit asked for. */
   async restore() {
     await this.#unlessRefused(async () => {
-      await uploads.run(() => this.#fetch(0));
+      await uploads.run(async () => {
+        await this.#fetch(0);
+        await this.#showStored();
+      });
       await this.#follow();
     });
   }
@@ -96,6 +99,16 @@ export class Picture {
     } finally {
       following -= 1;
     }
+  }
+
+  /** Find the picture that the server keeps; a prediction about several has none. */
+  async #showStored() {
+    try {
+      this.url = await api.imageUrl(this.id);
+    } catch (problem) {
+      console.info(`${this.name} cannot be shown:`, problem.title);
+    }
+    this.changed(this);
   }
 
   async #fetch(wait) {

@@ -33,7 +33,7 @@ export class Row {
     this.note.textContent = found ? `${moment(picture.result.created_at)} · ${picture.name}` : standing(picture);
     this.score.textContent = found ? percent(found.score) : "";
     // The picture of an earlier visit is asked for once its prediction is known to exist.
-    if (picture.result && !this.image.hasAttribute("src")) this.image.src = picture.url;
+    if (picture.url && picture.result && !this.image.hasAttribute("src")) this.image.src = picture.url;
   }
 
   /** Mark it as the one whose detail is shown, or not. */
@@ -78,7 +78,7 @@ export class Detail {
   #update(picture) {
     const found = best(picture);
     const image = this.#find(".preview img");
-    if ((picture.file || picture.result) && !image.hasAttribute("src")) image.src = picture.url;
+    if (picture.url && (picture.file || picture.result) && !image.hasAttribute("src")) image.src = picture.url;
     image.alt = found ? `${picture.name}, classified as ${found.label}` : picture.name;
     this.#section.dataset.state = picture.state;
     this.#find(".file-name").textContent = picture.name;

@@ -2,7 +2,7 @@
 
 const TITLES = {
   400: "That is not a picture we can read",
-  401: "Please sign in first",
+  401: "Please log in first",
   403: "You may not do this",
   404: "It is not there",
   408: "The picture took too long to arrive",

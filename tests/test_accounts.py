@@ -1,0 +1,600 @@
+"""Accounts through the door: who may do what, and what happens to those who try to get in."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import statistics
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from uuid import uuid4
+
+import httpx
+import jwt
+import pytest
+from accounts_server import PASSWORD, SECRET, Accounts, Person, running_accounts, running_feedback
+
+from conftest import cloned_database
+from model_server.accounts import tokens
+from queue_server import ASYNC, IMAGE, MODEL, StubPredictor, answers, photo, rows
+
+PREDICT = f"/v1/models/{MODEL}:predict"
+INFER = f"/v2/models/{MODEL}/infer"
+INJECTIONS = [
+    "'; DROP TABLE users; --",
+    "%s %(x)s :name ${7*7} {{7*7}} \\' \"",
+    "<script>alert(1)</script><img src=x onerror=alert(1)>",
+    "İstanbul ﷽ 👩‍👩‍👧 e\u0301",
+]
+
+
+@pytest.fixture(scope="module")
+def stub() -> Iterator[StubPredictor]:
+    with StubPredictor(answers()) as predictor:
+        yield predictor
+
+
+@pytest.fixture(scope="module")
+def closed(postgres: str, tmp_path_factory: pytest.TempPathFactory, stub: StubPredictor) -> Iterator[Accounts]:
+    """Mode `accounts`."""
+    folder = tmp_path_factory.mktemp("closed")
+    with cloned_database(postgres) as url, running_accounts(folder, url, stub.url, mode="accounts") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def opened(postgres: str, tmp_path_factory: pytest.TempPathFactory, stub: StubPredictor) -> Iterator[Accounts]:
+    """Mode `open`."""
+    folder = tmp_path_factory.mktemp("opened")
+    with cloned_database(postgres) as url, running_accounts(folder, url, stub.url) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def admin(closed: Accounts) -> Person:
+    return closed.administrator()
+
+
+def submit(person: Person, **headers: str) -> httpx.Response:
+    return person.send(
+        "POST", PREDICT, content=photo(), headers={**ASYNC, "Prefer": "respond-async, wait=20", **headers}
+    )
+
+
+def predicted(person: Person) -> str:
+    """Return the id of a prediction that this person has asked for."""
+    reply = submit(person)
+    assert reply.status_code == 200, reply.text
+    identifier: str = reply.json()["id"]
+    return identifier
+
+
+def claims(person: Person, **changed: object) -> dict[str, object]:
+    now = int(time.time())
+    return {"sub": person.id, "aud": tokens.AUDIENCE, "iat": now, "exp": now + 600, **changed}
+
+
+def unsigned(payload: dict[str, object]) -> str:
+    parts = [json.dumps(part).encode() for part in ({"alg": "none", "typ": "JWT"}, payload)]
+    return ".".join(base64.urlsafe_b64encode(part).decode().rstrip("=") for part in parts) + "."
+
+
+def without(payload: dict[str, object], name: str) -> dict[str, object]:
+    return {key: value for key, value in payload.items() if key != name}
+
+
+FORGERIES: dict[str, Callable[[Person], str]] = {
+    "expired": lambda person: jwt.encode(claims(person, exp=int(time.time()) - 1), SECRET, "HS256"),
+    "of the future": lambda person: jwt.encode(claims(person, iat=int(time.time()) + 600), SECRET, "HS256"),
+    "without an end": lambda person: jwt.encode(without(claims(person), "exp"), SECRET, "HS256"),
+    "without a begin": lambda person: jwt.encode(without(claims(person), "iat"), SECRET, "HS256"),
+    "wrong signature": lambda person: jwt.encode(claims(person), SECRET[::-1], "HS256"),
+    "alg none": lambda person: unsigned(claims(person)),
+    "another algorithm": lambda person: jwt.encode(claims(person), SECRET * 2, "HS512"),
+    "other audience": lambda person: jwt.encode(claims(person, aud="another-server"), SECRET, "HS256"),
+    "no audience": lambda person: jwt.encode(without(claims(person), "aud"), SECRET, "HS256"),
+    "not of a user": lambda person: jwt.encode(claims(person, sub="1 OR 1=1"), SECRET, "HS256"),
+    "unknown user": lambda person: jwt.encode(claims(person, sub=str(uuid4())), SECRET, "HS256"),
+    "no token at all": lambda _person: "nonsense",
+    "unknown key": lambda _person: "msk_nonsense",
+    "next to nothing": lambda _person: ".",
+}
+
+# Route by route, in mode `accounts`: what the owner gets, another user, an administrator. Nobody, whoever is forged,
+# and a user who was deleted get 401 on all of them.
+GUARDED: dict[tuple[str, str], tuple[int, int, int]] = {
+    ("POST", "/v1/models/{model}:predict"): (200, 200, 200),
+    ("POST", "/v2/models/{model}/infer"): (200, 200, 200),
+    ("GET", "/v1/predictions"): (200, 200, 200),
+    ("GET", "/v1/predictions/{id}"): (200, 404, 200),
+    ("GET", "/v1/predictions/{id}/image"): (200, 404, 200),
+    ("GET", "/v1/predictions/{id}/events"): (200, 404, 200),
+    ("DELETE", "/v1/predictions/{id}"): (409, 404, 409),
+    ("GET", "/user/"): (200, 200, 200),
+    ("GET", "/user/{user}"): (200, 403, 200),
+    ("GET", "/user/{user}/keys"): (200, 403, 200),
+    ("POST", "/user/{user}/keys"): (201, 403, 403),
+    ("DELETE", "/user/{user}/keys/{key}"): (204, 403, 204),
+    ("DELETE", "/user/{user}"): (204, 403, 204),
+}
+# The same for everybody, whatever they show.
+UNGUARDED: dict[tuple[str, str], int] = {
+    ("GET", "/"): 200,
+    ("GET", "/docs"): 200,
+    ("GET", "/openapi.json"): 200,
+    ("GET", "/feedback/docs"): 200,
+    ("GET", "/feedback/openapi.json"): 200,
+    ("GET", "/healthz"): 200,
+    ("GET", "/readyz"): 200,
+    ("GET", "/metrics"): 200,
+    ("GET", "/login"): 200,
+    ("POST", "/login"): 415,
+    ("POST", "/user/"): 400,
+    ("GET", "/v1/queue"): 200,
+    ("GET", "/v1/models"): 200,
+    ("GET", "/v1/models/{model}"): 200,
+    ("GET", "/v2/models/{model}"): 200,
+    ("GET", "/v2/models/{model}/ready"): 200,
+    ("GET", "/v2/health/ready"): 200,
+    ("GET", "/v2/health/live"): 200,
+}
+ROUTE_NAMES = [f"{method} {path}" for method, path in GUARDED]
+
+
+class Owner:
+    """Somebody with a prediction and an API key, all anew for each request of the table."""
+
+    def __init__(self, accounts: Accounts) -> None:
+        self.person = accounts.register()
+        self.prediction = predicted(self.person)
+        made = self.person.send("POST", f"/user/{self.person.id}/keys", json={"name": "script"}).json()
+        self.key_id, self.key = made["id"], made["key"]
+
+    def ask(self, who: Person, method: str, path: str) -> int:
+        place = path.format(model=MODEL, id=self.prediction, user=self.person.id, key=self.key_id)
+        body = {}
+        if path == "/v1/models/{model}:predict":
+            body = {"content": photo(), "headers": IMAGE}
+        elif path == "/v2/models/{model}/infer":
+            body = {"json": {"inputs": []}}
+        elif method == "POST":
+            body = {"json": {"name": "another"}}
+        return who.send(method, place, **body).status_code
+
+
+def test_every_route_of_both_documents_is_in_the_table(closed: Accounts) -> None:
+    described = set()
+    for document in ("/openapi.json", "/feedback/openapi.json"):
+        for path, methods in httpx.get(f"{closed.url}{document}").json()["paths"].items():
+            described |= {(method.upper(), path) for method in methods}
+    named = {(method, path.replace("{user}", "{id}")) for method, path in {**GUARDED, **UNGUARDED}}
+    ours = {
+        (method, path) for method, path in described if not path.startswith("/feedback/") or (method, path) in named
+    }
+    assert ours == named
+
+
+@pytest.mark.parametrize(("method", "path"), GUARDED, ids=ROUTE_NAMES)
+def test_route_knows_owner_other_user_and_administrator(
+    closed: Accounts, admin: Person, method: str, path: str
+) -> None:
+    of_owner, of_other, of_admin = GUARDED[method, path]
+    other, owner = closed.register(), Owner(closed)
+    assert owner.ask(other, method, path) == of_other
+    assert owner.ask(owner.person, method, path) == of_owner
+    assert Owner(closed).ask(admin, method, path) == of_admin
+    by_key = Owner(closed)
+    assert by_key.ask(by_key.person.with_token(by_key.key), method, path) == of_owner
+
+
+@pytest.mark.parametrize(("method", "path"), GUARDED, ids=ROUTE_NAMES)
+def test_route_refuses_nobody_forgeries_and_the_deleted(closed: Accounts, method: str, path: str) -> None:
+    owner, deleted = Owner(closed), Owner(closed)
+    assert deleted.person.send("DELETE", "/user/me").status_code == 204
+    shown = {name: forge(owner.person) for name, forge in FORGERIES.items()}
+    shown |= {"deleted user's": deleted.person.token, "deleted user's key": deleted.key}
+    got = {name: owner.ask(owner.person.with_token(token), method, path) for name, token in shown.items()}
+    got["nobody"] = owner.ask(closed.stranger, method, path)
+    got["basic"] = owner.ask(Person(closed.url, headers={"Authorization": "Basic YTpi"}), method, path)
+    assert {name: status for name, status in got.items() if status != 401} == {}
+
+
+@pytest.mark.parametrize(("method", "path"), UNGUARDED, ids=[f"{method} {path}" for method, path in UNGUARDED])
+def test_route_is_the_same_for_everybody(closed: Accounts, method: str, path: str) -> None:
+    owner = closed.register()
+    for person in (closed.stranger, owner, *(owner.with_token(forge(owner)) for forge in FORGERIES.values())):
+        got = person.send(method, path.format(model=MODEL), content=b"x" if method == "POST" else None)
+        assert got.status_code == UNGUARDED[method, path], got.text
+
+
+def test_refusal_says_how_to_log_in(closed: Accounts) -> None:
+    reply = closed.stranger.send("GET", "/v1/predictions")
+    assert reply.headers["WWW-Authenticate"] == "Bearer"
+    assert "POST /login" in reply.json()["error"]
+
+
+def test_list_shows_ones_own_and_everybodys_to_an_administrator(closed: Accounts, admin: Person) -> None:
+    one, other = closed.register(), closed.register()
+    mine, theirs = predicted(one), predicted(other)
+    listed = {
+        person.id: {entry["id"] for entry in person.send("GET", "/v1/predictions?limit=100").json()["predictions"]}
+        for person in (one, other, admin)
+    }
+    assert listed[one.id] == {mine}
+    assert listed[other.id] == {theirs}
+    assert listed[admin.id] >= {mine, theirs}
+
+
+def test_idempotency_key_is_each_users_own(closed: Accounts) -> None:
+    one, other, content = closed.register(), closed.register(), photo()
+    asked = {**ASYNC, "Idempotency-Key": "k"}
+    ids = [who.send("POST", PREDICT, content=content, headers=asked).json()["id"] for who in (one, other, one)]
+    assert ids[0] == ids[2] != ids[1]
+    assert other.send("GET", f"/v1/predictions/{ids[0]}").status_code == 404
+    fresh = other.send("POST", PREDICT, content=photo(), headers={**ASYNC, "Idempotency-Key": "k"})
+    assert fresh.status_code == 422
+
+
+def test_open_mode_keeps_what_users_have_made_to_themselves(opened: Accounts) -> None:
+    nobody, one, other = opened.stranger, opened.register(), opened.register()
+    anonymous, mine = predicted(nobody), predicted(one)
+    assert [person.send("GET", f"/v1/predictions/{anonymous}").status_code for person in (nobody, one)] == [200, 200]
+    seen = [person.send("GET", f"/v1/predictions/{mine}").status_code for person in (one, nobody, other)]
+    assert seen == [200, 404, 404]
+    listed = {entry["id"] for entry in nobody.send("GET", "/v1/predictions").json()["predictions"]}
+    assert anonymous in listed
+    assert mine not in listed
+    expired = one.with_token(FORGERIES["expired"](one))
+    assert expired.send("GET", f"/v1/predictions/{anonymous}").status_code == 401
+
+
+def test_what_a_deleted_user_leaves_becomes_nobodys(opened: Accounts) -> None:
+    leaving = opened.register("Grace", "grace@example.com")
+    mine = predicted(leaving)
+    assert leaving.send("DELETE", f"/user/{leaving.id}").status_code == 204
+    assert opened.stranger.send("GET", f"/v1/predictions/{mine}").status_code == 404
+    assert opened.administrator().send("GET", f"/v1/predictions/{mine}").status_code == 200
+    for table in ("users", "api_keys", "predictions"):
+        (text,) = rows(opened.proxy.database_url, f"SELECT coalesce(string_agg(t::text, ''), '') FROM {table} AS t")[0]
+        assert "grace" not in text.lower()
+    assert opened.register("Grace", "grace@example.com").id != leaving.id
+
+
+def test_predictor_is_shown_no_token(opened: Accounts, stub: StubPredictor) -> None:
+    person = opened.register()
+    stub.headers.clear()
+    assert person.send("POST", PREDICT, content=photo(), headers=IMAGE).status_code == 200
+    assert submit(person).status_code == 200
+    assert len(stub.headers) == 2
+    assert not any("authorization" in headers for headers in stub.headers)
+
+
+def test_open_mode_without_a_token_asks_the_database_nothing(opened: Accounts) -> None:
+    def transactions() -> int:
+        time.sleep(1.2)  # PostgreSQL publishes its counts once a second
+        query = "SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()"
+        return int(rows(opened.proxy.database_url, query)[0][0])
+
+    before = transactions()
+    for _ in range(200):
+        assert httpx.post(opened.url + PREDICT, content=photo(), headers=IMAGE).status_code == 200
+    assert transactions() - before < 50
+
+
+def test_removed_account_is_refused_within_the_cache_time(
+    postgres: str, tmp_path_factory: pytest.TempPathFactory, stub: StubPredictor
+) -> None:
+    folder = tmp_path_factory.mktemp("cached")
+    with (
+        cloned_database(postgres) as url,
+        running_accounts(folder, url, stub.url, mode="accounts", account_cache_seconds=1) as accounts,
+    ):
+        person = accounts.register()
+        assert person.send("GET", "/v1/predictions").status_code == 200
+        assert person.send("DELETE", "/user/me").status_code == 204
+        assert person.send("GET", "/user/me").status_code == 401  # at once, where it was removed
+        deadline = time.monotonic() + 3
+        while person.send("GET", "/v1/predictions").status_code != 401:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+
+@pytest.mark.parametrize(
+    ("changed", "status"),
+    [
+        ({"email": "nobody"}, 422),
+        ({"email": "a@b"}, 422),
+        ({"email": "a@b..com"}, 422),
+        ({"email": "x" * 400 + "@example.com"}, 422),
+        ({"email": "a\0b@example.com"}, 422),
+        ({"email": "\ud800@example.com"}, 422),
+        ({"email": 7}, 422),
+        ({"email": None}, 422),
+        ({"name": ""}, 422),
+        ({"name": "  \t"}, 422),
+        ({"name": "x" * 101}, 422),
+        ({"name": "a\0b"}, 422),
+        ({"name": "two\nlines"}, 422),
+        ({"name": "\ud800"}, 422),
+        ({"name": ["Ada"]}, 422),
+        ({"password": "short77"}, 422),
+        ({"password": "x" * 129}, 422),
+        ({"password": "\ud800" * 8}, 422),
+        ({"password": 12345678}, 422),
+        ({"is_admin": True}, 422),
+        ({"name": "x" * 70_000}, 413),
+    ],
+)
+def test_wrong_registration_is_refused_in_a_sentence(opened: Accounts, changed: dict[str, object], status: int) -> None:
+    document = {"name": "Ada", "email": f"{os.urandom(4).hex()}@example.com", "password": PASSWORD, **changed}
+    reply = httpx.post(f"{opened.url}/user/", content=json.dumps(document))
+    assert reply.status_code == status, reply.text
+    assert reply.json()["error"].endswith(".")
+
+
+def test_password_of_8_and_of_128_characters_is_taken(opened: Accounts) -> None:
+    for length in (8, 128):
+        email = f"{os.urandom(4).hex()}@example.com"
+        document = {"name": "Ada", "email": email, "password": "ü" * length}
+        assert httpx.post(f"{opened.url}/user/", json=document).status_code == 201
+        assert (
+            opened.login(email, "u\u0308" * length).status_code == 200
+        )  # the same letter, as another keyboard sends it
+        assert opened.login(email, "ü" * (length - 1)).status_code == 401
+
+
+def test_email_is_one_account_whatever_its_case(opened: Accounts) -> None:
+    name = os.urandom(4).hex()
+    opened.register(email=f"Ada.{name}@Example.com")
+    again = {"name": "Eve", "email": f"ADA.{name}@EXAMPLE.COM", "password": PASSWORD}
+    assert httpx.post(f"{opened.url}/user/", json=again).status_code == 409
+    assert opened.login(f" ada.{name}@example.COM ").status_code == 200
+
+
+def test_200_registrations_of_one_email_at_once_make_one_user(opened: Accounts) -> None:
+    email = f"{os.urandom(4).hex()}@example.com"
+
+    def register(number: int) -> int:
+        document = {"name": f"Ada {number}", "email": email if number % 2 else email.upper(), "password": PASSWORD}
+        return httpx.post(f"{opened.url}/user/", json=document, timeout=120).status_code
+
+    with ThreadPoolExecutor(200) as pool:
+        statuses = Counter(pool.map(register, range(200)))
+    assert statuses == {201: 1, 409: 199}
+    assert rows(opened.proxy.database_url, "SELECT count(*) FROM users WHERE email_key = %s", email) == [(1,)]
+
+
+def test_unknown_user_and_wrong_password_cannot_be_told_apart(opened: Accounts) -> None:
+    known = opened.register().email
+    unknown = "nobody-of-this-name@example.com"
+    replies, seconds = {}, {known: [], unknown: []}
+    for _ in range(40):
+        for email in (known, unknown):
+            begun = time.perf_counter()
+            replies[email] = opened.login(email, "a wrong password", **{"X-Forwarded-For": "1.2.3.4"})
+            seconds[email].append(time.perf_counter() - begun)
+    ours = {"date", "x-request-id"}
+    told = [
+        (reply.status_code, reply.text, {name: value for name, value in reply.headers.items() if name not in ours})
+        for reply in replies.values()
+    ]
+    assert told[0] == told[1]
+    assert told[0][0] == 401
+    medians = [statistics.median(values) for values in seconds.values()]
+    quickest = [min(values) for values in seconds.values()]
+    # Without the hash that is computed for nobody an unknown user would be answered in a tenth of the time.
+    assert 0.7 < medians[0] / medians[1] < 1.43, medians
+    assert 0.7 < quickest[0] / quickest[1] < 1.43, quickest
+
+
+@pytest.mark.parametrize("text", INJECTIONS)
+def test_injection_in_a_text_comes_back_as_text(opened: Accounts, text: str) -> None:
+    person = opened.register(text)
+    assert person.send("GET", "/user/me").json()["name"] == text
+    key = person.send("POST", "/user/me/keys", json={"name": text})
+    assert key.json()["name"] == text
+    assert person.send("GET", "/user/me/keys").json()["keys"][0]["name"] == text
+    assert opened.login(text, text).status_code == 401
+    assert person.send("GET", "/user/me", headers={"X-Request-Id": "x"}).headers["Content-Type"] == "application/json"
+    assert rows(opened.proxy.database_url, "SELECT count(*) > 0 FROM users") == [(True,)]
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        ({"data": {"username": "a@example.com"}}, 422),
+        ({"data": {"username": "a@example.com", "password": "x", "grant_type": "client_credentials"}}, 422),
+        ({"json": {"username": "a@example.com", "password": "x"}}, 415),
+        (
+            {"content": b"username=%ff&password=x", "headers": {"Content-Type": "application/x-www-form-urlencoded"}},
+            400,
+        ),
+        ({"content": b"a&" * 40, "headers": {"Content-Type": "application/x-www-form-urlencoded"}}, 400),
+        ({"data": {"username": "a@example.com", "password": "x" * 70_000}}, 413),
+        ({"data": {"username": "a\0@example.com", "password": "x\0"}}, 401),
+    ],
+)
+def test_wrong_login_form_is_refused_in_a_sentence(opened: Accounts, sent: dict[str, object], status: int) -> None:
+    reply = httpx.post(f"{opened.url}/login", **sent)  # type: ignore[arg-type]
+    assert reply.status_code == status, reply.text
+    assert reply.json()["error"].endswith(".")
+
+
+def test_api_key_is_shown_once_kept_hashed_and_revoked_at_once(opened: Accounts) -> None:
+    person = opened.register()
+    made = person.send("POST", "/user/me/keys", json={"name": "nightly"}).json()
+    assert made["key"].startswith(made["hint"])
+    (listed,) = person.send("GET", f"/user/{person.id}/keys").json()["keys"]
+    assert "key" not in listed
+    assert listed["last_used_at"] is None
+    stored = rows(opened.proxy.database_url, "SELECT t::text FROM api_keys AS t WHERE user_id = %s", person.id)[0][0]
+    assert made["key"] not in stored
+    machine = person.with_token(made["key"])
+    assert submit(machine).status_code == 200
+    assert person.send("GET", "/user/me/keys").json()["keys"][0]["last_used_at"]
+    assert person.send("DELETE", f"/user/me/keys/{made['id']}").status_code == 204
+    assert submit(machine).status_code == 401
+    assert person.send("DELETE", f"/user/me/keys/{made['id']}").status_code == 404
+
+
+def test_api_keys_of_a_user_are_limited(opened: Accounts) -> None:
+    person = opened.register()
+    with ThreadPoolExecutor(8) as pool:
+        asked = [pool.submit(person.send, "POST", "/user/me/keys", json={"name": "k"}) for _ in range(60)]
+    assert Counter(reply.result().status_code for reply in asked) == {201: 50, 409: 10}
+
+
+def test_administrator_sees_users_page_by_page(closed: Accounts, admin: Person) -> None:
+    made = {closed.register().id for _ in range(3)}
+    seen, cursor = [], ""
+    while cursor is not None:
+        page = admin.send("GET", f"/user/?limit=2{cursor and f'&cursor={cursor}'}").json()
+        seen += [user["id"] for user in page["users"]]
+        cursor = page["next_cursor"]
+    assert made <= set(seen)
+    assert len(seen) == len(set(seen))
+
+
+def test_new_password_ends_old_tokens(opened: Accounts) -> None:
+    person = opened.register()
+    time.sleep(1.1)  # tokens count whole seconds
+    opened.command("user", "password", "--email", person.email, password="another password")
+    assert person.send("GET", "/user/me").status_code == 401
+    assert opened.login(person.email).status_code == 401
+    assert opened.login(person.email, "another password").status_code == 200
+
+
+class TestLimits:
+    @pytest.fixture(scope="class")
+    def limited(
+        self, postgres: str, tmp_path_factory: pytest.TempPathFactory, stub: StubPredictor
+    ) -> Iterator[Accounts]:
+        limits = {"login_attempts": 3, "login_attempts_per_address": 20, "login_attempts_per_account": 8}
+        folder = tmp_path_factory.mktemp("limited")
+        with (
+            cloned_database(postgres) as url,
+            running_accounts(
+                folder, url, stub.url, trusted_proxies=1, registrations_per_hour=4, login_window_seconds=600, **limits
+            ) as running,
+        ):
+            yield running
+
+    def test_account_is_closed_to_an_address_that_guesses_and_open_to_others(self, limited: Accounts) -> None:
+        email = limited.register().email
+        guesses = [limited.login(email, "guess", **{"X-Forwarded-For": "10.0.0.1"}).status_code for _ in range(4)]
+        assert guesses == [401, 401, 401, 429]
+        closed = limited.login(email, **{"X-Forwarded-For": "10.0.0.1"})
+        assert closed.status_code == 429  # the right password as well, or guessing would go on
+        assert 0 < int(closed.headers["Retry-After"]) <= 600
+        assert limited.login(email.upper(), **{"X-Forwarded-For": "10.0.0.1"}).status_code == 429
+        assert limited.login(email, **{"X-Forwarded-For": "10.0.0.2"}).status_code == 200
+
+    def test_address_a_caller_invents_is_not_believed(self, limited: Accounts) -> None:
+        got = [
+            limited.login("eve@example.com", "guess", **{"X-Forwarded-For": f"1.1.1.{number}, 10.0.0.3"}).status_code
+            for number in range(4)
+        ]
+        assert got == [401, 401, 401, 429]
+
+    def test_ipv6_network_counts_as_one_address(self, limited: Accounts) -> None:
+        got = [
+            limited.login("eve@example.com", "guess", **{"X-Forwarded-For": f"2001:db8::{number}"}).status_code
+            for number in range(1, 5)
+        ]
+        assert got == [401, 401, 401, 429]
+
+    def test_success_forgets_the_failures_before(self, limited: Accounts) -> None:
+        email = limited.register().email
+        address = {"X-Forwarded-For": "10.0.0.4"}
+        for _ in range(2):
+            assert [limited.login(email, "guess", **address).status_code for _ in range(2)] == [401, 401]
+            assert limited.login(email, **address).status_code == 200
+
+    def test_many_addresses_cannot_guess_at_one_account(self, limited: Accounts) -> None:
+        got = [
+            limited.login("victim@example.com", "guess", **{"X-Forwarded-For": f"10.1.0.{number}"}).status_code
+            for number in range(9)
+        ]
+        assert got == [401] * 8 + [429]
+
+    def test_one_address_cannot_guess_at_many_accounts(self, limited: Accounts) -> None:
+        got = [
+            limited.login(f"{number}@example.com", "guess", **{"X-Forwarded-For": "10.0.0.5"}).status_code
+            for number in range(21)
+        ]
+        assert got == [401] * 20 + [429]
+
+    def test_one_address_registers_so_often_an_hour(self, limited: Accounts) -> None:
+        got = [
+            httpx.post(
+                f"{limited.url}/user/",
+                json={"name": "Eve", "email": f"eve{number}@example.org", "password": PASSWORD},
+                headers={"X-Forwarded-For": "10.0.0.6"},
+            ).status_code
+            for number in range(5)
+        ]
+        assert got == [201] * 4 + [429]
+
+
+def test_closed_registration_lets_administrators_make_accounts(
+    postgres: str, tmp_path_factory: pytest.TempPathFactory, stub: StubPredictor
+) -> None:
+    folder = tmp_path_factory.mktemp("registration")
+    document = {"name": "Ada", "email": "ada@example.com", "password": PASSWORD}
+    with (
+        cloned_database(postgres) as url,
+        running_accounts(folder, url, stub.url, registration="closed") as accounts,
+    ):
+        assert accounts.stranger.send("POST", "/user/", json=document).status_code == 401
+        assert accounts.administrator().send("POST", "/user/", json=document).status_code == 201
+        ada = accounts.stranger.with_token(accounts.login("ada@example.com").json()["access_token"])
+        assert ada.send("POST", "/user/", json=document).status_code == 403
+
+
+def test_services_that_start_together_agree_on_the_signing_key(
+    postgres: str, tmp_path_factory: pytest.TempPathFactory, stub: StubPredictor
+) -> None:
+    folder = tmp_path_factory.mktemp("together")
+    with cloned_database(postgres) as url, ThreadPoolExecutor(2) as pool:
+        services = [running_feedback(folder / f"log{number}", url) for number in range(2)]
+        addresses = [address for address, _ in pool.map(lambda service: service.__enter__(), services)]
+        try:
+            document = {"name": "Ada", "email": "ada@example.com", "password": PASSWORD}
+            assert httpx.post(f"{addresses[0]}/user/", json=document).status_code == 201
+            form = {"username": "ada@example.com", "password": PASSWORD}
+            for there, here in (addresses, addresses[::-1]):
+                token = httpx.post(f"{there}/login", data=form).json()["access_token"]
+                bearer = {"Authorization": f"Bearer {token}"}
+                assert httpx.get(f"{here}/user/me", headers=bearer).status_code == 200
+        finally:
+            for service in services:
+                service.__exit__(None, None, None)
+        assert rows(url, "SELECT count(*) FROM signing_keys") == [(1,)]
+
+
+def test_predictions_go_on_without_the_feedback_service(
+    postgres: str, tmp_path_factory: pytest.TempPathFactory, stub: StubPredictor
+) -> None:
+    folder = tmp_path_factory.mktemp("away")
+    with cloned_database(postgres) as url, running_accounts(folder, url, stub.url, mode="accounts") as accounts:
+        person = accounts.register()
+        accounts.feedback.kill()
+        accounts.feedback.wait()
+        assert submit(person).status_code == 200
+        for method, path in (("POST", "/login"), ("GET", "/user/me"), ("GET", "/feedback/"), ("POST", "/user/")):
+            reply = person.send(method, path, content=b"x" if method == "POST" else None)
+            assert reply.status_code == 503
+            assert reply.headers["Retry-After"]
+            assert reply.json()["error"] == "Accounts and feedback cannot be reached now. Try again later."
+
+
+def test_secrets_are_in_no_log(opened: Accounts) -> None:
+    person = opened.register()
+    key = person.send("POST", "/user/me/keys", json={"name": "k"}).json()["key"]
+    person.with_token(key).send("GET", "/user/me")
+    logs = "".join((opened.proxy.log.parent / name).read_text() for name in ("proxy", "feedback"))
+    assert "/user/me" in logs
+    assert not [secret for secret in (PASSWORD, key, person.token, SECRET, "$argon2") if secret in logs]
