@@ -106,7 +106,10 @@ def running_feedback(log: Path, database_url: str, port: int | None = None, **se
 def running_accounts(folder: Path, database_url: str, predictor_url: str, **settings: object) -> Iterator[Accounts]:
     """Start both services; by default nobody is limited, and a removed account is refused at once."""
     shared = {"token_secret": SECRET, "account_cache_seconds": 0}
-    limits = {"registrations_per_hour": 100_000, "login_attempts_per_address": 100_000}
+    limits = dict.fromkeys(
+        ("registrations_per_hour", "login_attempts", "login_attempts_per_account", "login_attempts_per_address"),
+        100_000,
+    )
     proxy_only = {name: settings.pop(name) for name in list(settings) if name in {"trusted_proxies", "cache_seconds"}}
     both = {**shared, **{name: settings.pop(name) for name in ("mode", "account_cache_seconds") if name in settings}}
     with (

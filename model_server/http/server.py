@@ -31,6 +31,7 @@ class Server(uvicorn.Server):
                 lifespan="off",
                 server_header=False,
                 date_header=False,
+                proxy_headers=False,  # who the caller is, `client_address` finds out
                 ws="none",
                 http="httptools",
                 timeout_keep_alive=KEEP_ALIVE_SECONDS,

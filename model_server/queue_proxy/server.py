@@ -24,7 +24,7 @@ from model_server.store import retention
 logger = logging.getLogger(__name__)
 
 SWEEP_SECONDS = 60
-ROUTES = ("/v1/predictions", "/v1/models", "/v2", "/v1/queue")
+ROUTES = ("/v1/predictions", "/v1/models", "/v2", "/v1/queue", "/login", "/user", "/feedback")
 
 
 class RouteMeter:
