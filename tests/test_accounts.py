@@ -467,21 +467,20 @@ def test_new_password_ends_old_tokens(opened: Accounts) -> None:
     assert opened.login(person.email, "another password").status_code == 200
 
 
-class TestLimits:
-    @pytest.fixture(scope="class")
-    def limited(
-        self, postgres: str, tmp_path_factory: pytest.TempPathFactory, stub: StubPredictor
-    ) -> Iterator[Accounts]:
-        limits = {"login_attempts": 3, "login_attempts_per_address": 20, "login_attempts_per_account": 8}
-        folder = tmp_path_factory.mktemp("limited")
-        with (
-            cloned_database(postgres) as url,
-            running_accounts(
-                folder, url, stub.url, trusted_proxies=1, registrations_per_hour=4, login_window_seconds=600, **limits
-            ) as running,
-        ):
-            yield running
+@pytest.fixture(scope="module")
+def limited(postgres: str, tmp_path_factory: pytest.TempPathFactory, stub: StubPredictor) -> Iterator[Accounts]:
+    limits = {"login_attempts": 3, "login_attempts_per_address": 20, "login_attempts_per_account": 8}
+    folder = tmp_path_factory.mktemp("limited")
+    with (
+        cloned_database(postgres) as url,
+        running_accounts(
+            folder, url, stub.url, trusted_proxies=1, registrations_per_hour=4, login_window_seconds=600, **limits
+        ) as running,
+    ):
+        yield running
 
+
+class TestLimits:
     def test_account_is_closed_to_an_address_that_guesses_and_open_to_others(self, limited: Accounts) -> None:
         email = limited.register().email
         guesses = [limited.login(email, "guess", **{"X-Forwarded-For": "10.0.0.1"}).status_code for _ in range(4)]
