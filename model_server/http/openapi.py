@@ -73,7 +73,7 @@ class Api:
     title: str
     operations: Operations
     bodies: Mapping[tuple[str, str], Mapping[str, Any]] = field(default_factory=dict)
-    content: Mapping[str | tuple[str, str], Content] = field(default_factory=dict)
+    content: Mapping[Any, Content] = field(default_factory=dict)
     schemas: Mapping[str, Any] = field(default_factory=dict)
 
     def document(self) -> dict[str, Any]:
