@@ -56,9 +56,9 @@ RUN --mount=type=bind,from=wheel,source=/wheel,target=/wheel \
     pip install --quiet --no-index --no-deps --force-reinstall /wheel/*.whl
 
 FROM builder AS test
-# Chromium is for the tests of the web page.
+# For the tests of the web page: Chromium, and what the program that steers it is linked to.
 RUN apt-get update -qq \
-    && DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends chromium procps \
+    && DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends chromium libatomic1 \
     && rm -rf /var/lib/apt/lists/*
 RUN --mount=type=cache,target=/root/.cache/pip \
     --mount=type=secret,id=pip_conf,target=/etc/pip.conf \
