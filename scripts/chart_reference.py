@@ -20,8 +20,8 @@ TABLE = "<!-- values -->", "<!-- /values -->"
 ROLE_OF = {"predictor": "predictor", "queueProxy": "queue-proxy", "feedback": "feedback"}
 SET_BY_THE_CHART = {
     "predictor": {"model_dir", "model_name", "predictor_host", "predictor_port", "predictor_grpc_port"},
-    "queue-proxy": {"predictor_url", "predictors", "queue_proxy_host", "queue_proxy_port", "feedback_url"},
-    "feedback": {"feedback_host", "feedback_port"},
+    "queue-proxy": {"mode", "predictor_url", "predictors", "queue_proxy_host", "queue_proxy_port", "feedback_url"},
+    "feedback": {"mode", "feedback_host", "feedback_port"},
 }
 """Settings that follow from other values; a secret one comes from a secret, by ``extraEnv``."""
 STRING, COUNT = {"type": "string"}, {"type": "integer", "minimum": 1}
@@ -30,6 +30,7 @@ PERCENT = {"type": "integer", "minimum": 1, "maximum": 100}
 DIGEST = {"type": "string", "pattern": "^(sha256:[0-9a-f]{64})?$"}
 BY_PATH: dict[str, dict[str, Any]] = {
     "kserve.mode": {"enum": ["Standard", "Knative"]},
+    "mode": {"enum": ["accounts", "open"]},
     "model.storageUri": {"type": "string", "pattern": "^([a-z0-9]+://.+)?$"},
     "model.name": {"type": "string", "pattern": "^([A-Za-z0-9][A-Za-z0-9._-]*)?$"},
     "canary.storageUri": {"type": "string", "pattern": "^([a-z0-9]+://.+)?$"},
