@@ -7,12 +7,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
+import psycopg
 import pytest
 import yaml
 from pydantic import TypeAdapter
+from sqlalchemy.engine import make_url
 
 from chart import CHART, VALUES, Document, check_by_model, containers, helm, of_kind, pods, render, template, tool
 from conftest import REPOSITORY
@@ -34,7 +35,7 @@ MODELS = {
     "StatefulSet": "V1StatefulSet",
 }
 WITHOUT_MODEL = {"HTTPRoute", "PodMonitor", "ScaledObject", "ServiceMonitor", "TriggerAuthentication"}
-ROLE_ARGUMENTS = {
+ROLE_OF = {
     "predictor": "predictor",
     "queue-proxy": "queue-proxy",
     "feedback": "feedback",
@@ -89,7 +90,7 @@ def test_no_pod_gets_a_token_of_the_cluster(values: Path) -> None:
 @EVERY_VALUES_FILE
 def test_variables_are_settings_of_the_role(values: Path) -> None:
     for name, container in containers(render("--values", values)):
-        role = ROLES.get(ROLE_ARGUMENTS.get((container.get("args") or [""])[0], ""))
+        role = ROLES.get(ROLE_OF.get((container.get("args") or [""])[0], ""))
         if role is None:
             continue
         variables = {one["name"] for one in container["env"] if one["name"].startswith(config.ENV_PREFIX)}
@@ -100,7 +101,7 @@ def test_variables_are_settings_of_the_role(values: Path) -> None:
 @EVERY_VALUES_FILE
 def test_values_of_variables_are_taken_by_the_settings(values: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, container in containers(render("--values", values)):
-        role = ROLES.get(ROLE_ARGUMENTS.get((container.get("args") or [""])[0], ""))
+        role = ROLES.get(ROLE_OF.get((container.get("args") or [""])[0], ""))
         if role is None:
             continue
         with monkeypatch.context() as environment:
@@ -162,41 +163,33 @@ def test_knative_canary_is_a_share_of_one_service() -> None:
 
 def test_scaling_by_the_queue_asks_the_tables_that_there_are(database_url: str) -> None:
     """KEDA runs these queries with the address in the secret, and takes one number."""
-    import psycopg
-
     (scaled,) = of_kind(render("--values", CHART / "ci" / "keda.yaml"), "ScaledObject")
-    queries = [
-        trigger["metadata"]["query"] for trigger in scaled["spec"]["triggers"] if trigger["type"] == "postgresql"
-    ]
+    triggers = [trigger for trigger in scaled["spec"]["triggers"] if trigger["type"] == "postgresql"]
     with psycopg.connect(database_url) as connection:
         connection.execute(
             "INSERT INTO predictions (id, status, model, parameters, priority, deadline, created_at) "
             "SELECT gen_random_uuid(), status, 'm', '{}', 3, now(), now() - interval '40 s' "
             "FROM unnest(ARRAY['queued', 'queued', 'running', 'succeeded']) AS status"
         )
-        depth, age = (connection.execute(query).fetchone()[0] for query in queries)
+        depth, age = (connection.execute(trigger["metadata"]["query"]).fetchone()[0] for trigger in triggers)
     assert (depth, round(age)) == (3, 40)
     (service,) = of_kind(render("--values", CHART / "ci" / "keda.yaml"), "InferenceService")
     assert scaled["spec"]["scaleTargetRef"]["name"] == f"{service['metadata']['name']}-predictor"
     assert service["metadata"]["annotations"]["serving.kserve.io/autoscalerClass"] == "external"
 
 
-def test_password_of_the_tables_own_postgres_is_made_at_random() -> None:
+def test_password_of_the_charts_own_postgres_is_made_at_random() -> None:
     secrets = [of_kind(render(), "Secret")[0]["stringData"] for _ in range(2)]
     assert secrets[0]["password"] != secrets[1]["password"]
     assert all(len(secret["password"]) == 40 for secret in secrets)
 
 
 def test_password_with_every_character_reaches_the_database_whole() -> None:
-    from sqlalchemy.engine import make_url
-
     password = "p@ss/w:ör d%+?#&\"'"
-    secret = of_kind(render("--set-string", f"postgres.password={password.replace(',', '')}"), "Secret")[0][
-        "stringData"
-    ]
-    assert make_url(secret["dsn"]).password == secret["password"] == password
-    settings = SimpleNamespace(url=make_url(secret["dsn"]))
-    assert settings.url.host == "release-image-classifier-postgres.vision.svc"
+    (secret,) = of_kind(render("--set-json", f"postgres.password={json.dumps(password)}"), "Secret")
+    url = make_url(secret["stringData"]["dsn"])
+    assert url.password == secret["stringData"]["password"] == password
+    assert url.host == "release-image-classifier-postgres.vision.svc"
 
 
 def test_image_by_digest_wins_over_the_tag() -> None:
