@@ -27,6 +27,7 @@ from pathlib import Path
 
 import psutil
 import psycopg
+import uvloop
 from bench_predictor import (
     WARM_UP_SECONDS,
     cpu_seconds,
@@ -52,6 +53,7 @@ PREDICT = f"/v1/models/{MODEL}:predict"
 ASYNC = "Prefer: respond-async\r\n"
 WAITING = "Prefer: respond-async, wait=30\r\n"
 SECONDS = 4
+MEMORY_POINTS = 10
 SERIAL_BYTES = 12
 """At the end of each body, after the JPEG's own end: makes every image another."""
 LIMITS = {
@@ -132,7 +134,7 @@ class Submitter:
 
 
 def submit(url: str, data: bytes, jobs: int, connections: int, extra: str = ASYNC) -> list[float]:
-    return asyncio.run(Submitter(url, data, extra).run(jobs, connections))
+    return uvloop.run(Submitter(url, data, extra).run(jobs, connections))
 
 
 def postgres_server(database: str) -> psutil.Process:
@@ -188,7 +190,7 @@ def measure_jobs(figures: Figures, database: str, predictor: str, data: bytes, j
     clear(database)
     before = postgres_cpu_seconds(database)
     with proxy(database, predictor, "--no-dispatch") as (url, pid):
-        submit(url, data, 200, 8)
+        submit(url, data, jobs, 8)  # and PostgreSQL has the files for its log, which it makes once and then reuses
         clear(database)
         before, proxy_before = postgres_cpu_seconds(database), cpu_seconds(pid)
         latency = percentiles(submit(url, data, jobs, 8))
@@ -249,18 +251,18 @@ def measure_idle(figures: Figures, database: str, direct: str, data: bytes) -> N
     figures.add("idle, ms above sync", queued["p50"] - alone["p50"])
 
 
-def measure_memory(database: str, direct: str, data: bytes, jobs: int) -> tuple[float, float]:
-    """Return RSS in MiB after the first tenth of the jobs and after all."""
+def measure_memory(database: str, direct: str, data: bytes, jobs: int) -> list[float]:
+    """Return RSS of the queue-proxy in MiB before the first job and after each tenth of them."""
     clear(database)
     with proxy(database, direct) as (url, pid):
         process = psutil.Process(pid)
-        tenth = jobs // 10
-        submit(url, data, tenth, 8)
-        wait_until_drained(database, tenth, 600)
-        early = process.memory_info().rss / 2**20
-        submit(url, data, jobs - tenth, 8)
-        wait_until_drained(database, jobs, 1200)
-        return early, process.memory_info().rss / 2**20
+        points = [process.memory_info().rss / 2**20]
+        for number in range(1, MEMORY_POINTS + 1):
+            progress(f"memory: {number} of {MEMORY_POINTS}")
+            submit(url, data, jobs // MEMORY_POINTS, 8)
+            wait_until_drained(database, number * (jobs // MEMORY_POINTS), 300)
+            points.append(process.memory_info().rss / 2**20)
+        return points
 
 
 def run(given: argparse.Namespace, model_dir: Path, data: bytes, folder: Path) -> None:
@@ -286,13 +288,15 @@ def run(given: argparse.Namespace, model_dir: Path, data: bytes, folder: Path) -
     report(figures, given, len(data), memory)
 
 
-def report(figures: Figures, given: argparse.Namespace, size: int, memory: tuple[float, float] | None) -> None:
-    print(f"{size} byte image, {given.jobs} jobs, medians of {given.rounds} rounds\n")
-    print("| figure | median | limit |\n|---|---|---|")
+def report(figures: Figures, given: argparse.Namespace, size: int, memory: list[float] | None) -> None:
+    if figures.rows:
+        print(f"{size} byte image, {given.jobs} jobs, medians of {given.rounds} rounds\n")
+        print("| figure | median | limit |\n|---|---|---|")
     for name in figures.rows:
         print(f"| {name} | {figures.median(name):.2f} | {LIMITS.get(name, '')} |")
     if memory:
-        print(f"\nRSS: {memory[0]:.0f} MiB after {given.memory_jobs // 10} jobs, {memory[1]:.0f} after all")
+        points = ", ".join(f"{point:.0f}" for point in memory)
+        print(f"\nRSS in MiB at the start and after each {given.memory_jobs // MEMORY_POINTS} jobs: {points}")
     print(json.dumps(figures.rows), file=sys.stderr)
 
 
@@ -300,7 +304,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model-dir", type=Path, default=classifier.DEFAULT_MODEL)
     parser.add_argument("--image", type=Path, required=True, help="a JPEG of about 50 KB")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=3, help="0: the memory alone")
     parser.add_argument("--jobs", type=int, default=2000, help="of the backlog that is drained")
     parser.add_argument("--memory-jobs", type=int, default=20_000, help="0: leave the memory out")
     given = parser.parse_args()

@@ -298,6 +298,19 @@ def test_followers_share_a_failure_for_good(run):
     run(work)
 
 
+def test_a_claim_goes_on_behind_entries_that_need_no_run(run, database_url):
+    async def work(database: Database) -> None:
+        same = submission()
+        leader = await submit(database, same)
+        followers = [await submit(database, same) for _ in range(5)]
+        assert [one.cache for one in followers] == ["collapsed"] * 5
+        others = [await submit(database, submission()) for _ in range(2)]
+        assert {one.id for one in await claim(database, 3)} == {one.row.id for one in (leader, *others)}
+
+    run(work)
+    assert rows(database_url, "SELECT count(*) FROM pgqueuer") == [(3,)]
+
+
 def test_an_idempotency_key_names_one_request(run):
     async def work(database: Database) -> None:
         one = submission(idempotency_key="k", fingerprint=b"1", work=None)

@@ -35,6 +35,9 @@ CALLBACK_HEADER = "Callback-Url"
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 CACHE_NAME = "queue-proxy"
 
+LINGER_SECONDS = 0.002
+"""While bodies are arriving, what has arrived waits so long for them: one transaction costs little more than a part."""
+
 ReadWork = Callable[[Scope, bytes, ServiceSettings], Awaitable[Work]]
 """Checks a body of one protocol."""
 
@@ -51,7 +54,8 @@ class SubmitRoute:
         self._resources = parts.resources
         self._predictions = predictions
         self._addresses = CallbackAddresses(settings)
-        self._writer: Gatherer[Submission, Accepted | ModelServerError] = Gatherer(self._write)
+        self._arriving = 0
+        self._writer: Gatherer[Submission, Accepted | ModelServerError] = Gatherer(self._write, self._linger)
 
     async def submit(self, request: Request, wishes: Preferences, read_work: ReadWork, caller: Caller) -> Response:
         """Answer 202 with the prediction, or 200 where it has ended within the preferred wait."""
@@ -70,13 +74,20 @@ class SubmitRoute:
 
     async def _record(self, request: Request, read_work: ReadWork, caller: Caller) -> tuple[str, Accepted]:
         """Record the request; return ``Cache-Status`` and what was recorded. Its body is not held any longer."""
-        submission = await self._submission(request, read_work, caller)
+        self._arriving += 1
+        try:
+            submission = await self._submission(request, read_work, caller)
+        finally:
+            self._arriving -= 1
         accepted = await self._writer.put(submission)
         body.release(request.scope)
         if isinstance(accepted, ModelServerError):
             raise accepted
         metrics.SUBMITTED.labels(accepted.cache or ("computed" if accepted.created else "repeated")).inc()
         return _cache_status(submission, accepted), accepted
+
+    def _linger(self) -> float:
+        return LINGER_SECONDS if self._arriving else 0
 
     async def _write(self, items: list[Submission]) -> Sequence[Accepted | ModelServerError]:
         return await submissions.submit(self._database, items)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import orjson
 from psycopg import AsyncConnection as DriverConnection
+from psycopg import InterfaceError as DriverInterfaceError
 from psycopg import OperationalError
 from psycopg.errors import UndefinedTable
 from psycopg.types.array import ListBinaryDumper
@@ -65,21 +66,19 @@ class Database:
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncConnection]:
         """Begin, and commit at the end; raises DatabaseUnavailable where PostgreSQL does not answer."""
-        with_reason = "The database does not answer. Try again later."
-        try:
+        with _failures_in_our_words():
             async with self._engine.begin() as connection:
                 yield connection
-        except (SQLOperationalError, InterfaceError, PoolTimeout, OperationalError) as error:
-            logger.warning("database unavailable: %s", type(error).__name__)
-            raise DatabaseUnavailable(with_reason) from error
-        except (ProgrammingError, UndefinedTable) as error:
-            if not isinstance(getattr(error, "orig", error), UndefinedTable):
-                raise
-            raise DatabaseUnavailable("The database has no tables yet; `model-server migrate` makes them.") from error
-        except DBAPIError as error:
-            if not error.connection_invalidated and not _is_shutting_down(error.orig):
-                raise
-            raise DatabaseUnavailable(with_reason) from error
+
+    @asynccontextmanager
+    async def pipeline(self) -> AsyncIterator[DriverConnection[Any]]:
+        """Send a transaction's statements and its commit together, in one journey; rows can be read after its end."""
+        with _failures_in_our_words():
+            async with self._engine.connect() as connection:
+                driver = await driver_of(connection)
+                async with driver.pipeline():
+                    yield driver
+                    await driver.commit()
 
     async def listen(self) -> DriverConnection[Any]:
         """Return a connection of its own, in autocommit, for notifications; raises psycopg.OperationalError."""
@@ -89,6 +88,31 @@ class Database:
     async def close(self) -> None:
         """Close every connection."""
         await self._engine.dispose()
+
+
+@contextmanager
+def _failures_in_our_words() -> Iterator[None]:
+    with_reason = "The database does not answer. Try again later."
+    try:
+        yield
+    except (SQLOperationalError, InterfaceError, PoolTimeout, OperationalError, DriverInterfaceError) as error:
+        logger.warning("database unavailable: %s", type(error).__name__)
+        raise DatabaseUnavailable(with_reason) from error
+    except (ProgrammingError, UndefinedTable) as error:
+        if not isinstance(getattr(error, "orig", error), UndefinedTable):
+            raise
+        raise DatabaseUnavailable("The database has no tables yet; `model-server migrate` makes them.") from error
+    except DBAPIError as error:
+        if not error.connection_invalidated and not _is_shutting_down(error.orig):
+            raise
+        raise DatabaseUnavailable(with_reason) from error
+
+
+async def driver_of(connection: AsyncConnection) -> DriverConnection[Any]:
+    """Return the driver's own connection, in the same transaction: for statements where a microsecond counts."""
+    driver = (await connection.get_raw_connection()).driver_connection
+    assert isinstance(driver, DriverConnection)  # noqa: S101 - our engine has one driver
+    return driver
 
 
 def _send_bytes_as_they_are(connection: Any, _record: Any) -> None:

@@ -18,6 +18,8 @@ from psycopg import AsyncRawCursor
 from psycopg.rows import dict_row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from model_server.store.database import driver_of
+
 SETTINGS = DBSettings(durability=Durability.balanced)
 """The queue survives a crash; its log and statistics, which nobody here depends on, need not."""
 ENTRYPOINT = QueueEntrypoint("predict")
@@ -50,11 +52,17 @@ class TransactionDriver:
         return cursor.statusmessage or ""
 
 
+class PipelineDriver(TransactionDriver):
+    """Sends statements and does not wait: in a pipeline that would end the common journey."""
+
+    async def fetch(self, query: str, *args: object) -> list[dict[str, object]]:
+        """Send; what is returned, nobody asks for."""
+        await self.execute(query, *args)
+        return []
+
+
 async def _queries(connection: AsyncConnection) -> Queries:
-    raw = await connection.get_raw_connection()
-    driver = raw.driver_connection
-    assert isinstance(driver, DriverConnection)  # noqa: S101 - our engine has one driver
-    return Queries(cast(Driver, TransactionDriver(driver)), qbq=_BUILDER)
+    return Queries(cast(Driver, TransactionDriver(await driver_of(connection))), qbq=_BUILDER)
 
 
 def install_statements() -> list[str]:
@@ -70,10 +78,17 @@ def uninstall_statements() -> list[str]:
 
 async def enqueue(connection: AsyncConnection, predictions: list[tuple[UUID, int]]) -> None:
     """Queue predictions, each with its urgency 0..7."""
-    count = len(predictions)
-    queries = await _queries(connection)
+    await _enqueue(await _queries(connection), predictions)
+
+
+async def send_entries(driver: DriverConnection[Any], predictions: list[tuple[UUID, int]]) -> None:
+    """Queue predictions in a pipeline."""
+    await _enqueue(Queries(cast(Driver, PipelineDriver(driver)), qbq=_BUILDER), predictions)
+
+
+async def _enqueue(queries: Queries, predictions: list[tuple[UUID, int]]) -> None:
     await queries.enqueue(
-        [ENTRYPOINT] * count,
+        [ENTRYPOINT] * len(predictions),
         [prediction.bytes for prediction, _ in predictions],
         [LOWEST_URGENCY - urgency for _, urgency in predictions],
     )

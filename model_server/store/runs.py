@@ -131,20 +131,35 @@ _FINISHED = text("SELECT id FROM predictions WHERE id = ANY(:ids) AND status NOT
 
 
 async def claim(database: Database, worker: UUID, most: int, lease_seconds: float) -> list[Claimed]:
-    """Take up to ``most`` predictions, most urgent first; what is cancelled or late leaves the queue."""
+    """Take up to ``most`` predictions, most urgent first; fewer only where the queue has no more.
+
+    The entries of what is cancelled or late, or needs no run, leave the queue.
+    """
+    claimed: list[Claimed] = []
+    while len(claimed) < most:
+        wanted = most - len(claimed)
+        entries, more = await _claim(database, worker, wanted, lease_seconds)
+        claimed += more
+        if entries < wanted:
+            break
+    return sorted(claimed, key=lambda one: one.id)
+
+
+async def _claim(database: Database, worker: UUID, most: int, lease_seconds: float) -> tuple[int, list[Claimed]]:
+    """Return how many entries were taken from the queue, and those of them that are to be run."""
     async with database.transaction() as connection:
         # A claim that a crash of PostgreSQL undoes is claimed again: waiting for the disk gains nothing.
         await connection.execute(text("SET LOCAL synchronous_commit = off"))
         jobs = {queue.prediction_of(job): job for job in await queue.dequeue(connection, worker, most, lease_seconds)}
         if not jobs:
-            return []
+            return 0, []
         rows = (await connection.execute(_CLAIM, {"ids": list(jobs)})).all()
         claimed = await _with_content(connection, rows, jobs)
         taken = {row.id for row in rows}
         if stale := [job for prediction, job in jobs.items() if prediction not in taken]:
             await queue.remove(connection, stale)
         await announce(connection, [(row.id, RUNNING) for row in rows])
-        return sorted(claimed, key=lambda one: one.id)
+        return len(jobs), claimed
 
 
 async def _with_content(connection: AsyncConnection, rows: Sequence[Record], jobs: dict[UUID, Job]) -> list[Claimed]:
