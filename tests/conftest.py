@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,21 +65,40 @@ def free_port() -> int:
 def running_server(log: Path, *, ready: bool = True, port: int = 0, **settings: object) -> Iterator[Server]:
     """Start a predictor with MODEL_SERVER_ settings, wait until it is ready (or, ``ready=False``, alive)."""
     port, grpc_port = port or free_port(), free_port()
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("MODEL_SERVER_")}
-    environment |= {f"MODEL_SERVER_{name.upper()}": str(value) for name, value in settings.items()}
-    environment |= {
-        "MODEL_SERVER_PREDICTOR_HOST": "127.0.0.1",
-        "MODEL_SERVER_PREDICTOR_PORT": str(port),
-        "MODEL_SERVER_PREDICTOR_GRPC_PORT": str(grpc_port),
+    ours = {
+        **settings,
+        "predictor_host": "127.0.0.1",
+        "predictor_port": port,
+        "predictor_grpc_port": grpc_port,
     }
-    command = [sys.executable, "-m", "model_server", "predictor"]
-    with log.open("wb") as output:
-        process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
     url = f"http://127.0.0.1:{port}"
-    try:
-        wait_until_answers(url + ("/v2/health/ready" if ready else "/v2/health/live"), process, log)
+    probe = url + ("/v2/health/ready" if ready else "/v2/health/live")
+    with running_role(["predictor"], ours, log, probe) as process:
         model = httpx.get(f"{url}/v1/models").json()["models"][0]
         yield Server(url, f"127.0.0.1:{grpc_port}", model, process, log)
+
+
+def environment_with(settings: Mapping[str, object]) -> dict[str, str]:
+    """Return this environment with these MODEL_SERVER_ settings and no other."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("MODEL_SERVER_")}
+    return inherited | {f"MODEL_SERVER_{name.upper()}": str(value) for name, value in settings.items()}
+
+
+@contextlib.contextmanager
+def running_role(
+    command: Sequence[str], settings: Mapping[str, object], log: Path, probe: str, status: int = 200
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Start a role, wait until ``probe`` answers with ``status``, and end it. Its log is appended to."""
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "model_server", *command],
+            env=environment_with(settings),
+            stdout=output,
+            stderr=output,
+        )
+    try:
+        wait_until_answers(probe, process, log, status)
+        yield process
     finally:
         end_process(process)
 

@@ -8,7 +8,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -21,7 +20,7 @@ from typing import Any
 import httpx
 import psycopg
 
-from conftest import end_process, free_port, wait_until_answers
+from conftest import free_port, running_role
 from pictures import draw, encode
 
 MODEL = "stub"
@@ -99,16 +98,9 @@ def running_proxy(  # noqa: PLR0913 - each is one thing that tests change
         "log_format": "text",
         **settings,
     }
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("MODEL_SERVER_")}
-    environment |= {f"MODEL_SERVER_{name.upper()}": str(value) for name, value in ours.items()}
-    command = [sys.executable, "-m", "model_server", "queue-proxy", *arguments]
-    with log.open("ab") as output:
-        process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
-    try:
-        wait_until_answers(f"http://127.0.0.1:{port}/readyz", process, log, ready)
-        yield Proxy(f"http://127.0.0.1:{port}", database_url, process, log, model)
-    finally:
-        end_process(process)
+    url = f"http://127.0.0.1:{port}"
+    with running_role(["queue-proxy", *arguments], ours, log, f"{url}/readyz", ready) as process:
+        yield Proxy(url, database_url, process, log, model)
 
 
 class StubPredictor:

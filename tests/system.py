@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import subprocess
 import sys
@@ -16,7 +15,7 @@ import httpx
 import psutil
 import pytest
 
-from conftest import START_SECONDS, free_port
+from conftest import START_SECONDS, environment_with, free_port
 
 COMMAND = Path(sys.executable).parent / "model-server"
 END_SECONDS = 10
@@ -107,8 +106,7 @@ def settings_for(folder: Path, **settings: object) -> dict[str, str]:
         "data_dir": folder / "data",
         **settings,
     }
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("MODEL_SERVER_")}
-    return environment | {f"MODEL_SERVER_{name.upper()}": str(value) for name, value in ours.items()}
+    return environment_with(ours)
 
 
 @contextlib.contextmanager

@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import json
-import os
-import pty
 import subprocess
-import sys
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from conftest import Server
+from conftest import Server, environment_with
 from pictures import draw, encode
+from scripted_server import HANGS_UP, closed_url, scripted
+from system import COMMAND
+from terminal import run_on_terminal
 
-COMMAND = Path(sys.executable).parent / "model-server"
 PREDICTION = {"label": "cat", "index": 3, "score": 0.75, "top": [{"label": "cat", "index": 3, "score": 0.75}]}
 
 
 def classify(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("MODEL_SERVER_")}
     command = [COMMAND, "classify", *map(str, arguments)]
-    return subprocess.run(command, env=clean | environment, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(
+        command, env=environment_with({}) | environment, capture_output=True, text=True, timeout=60, check=False
+    )
 
 
 def complaints(finished: subprocess.CompletedProcess[str]) -> list[str]:
@@ -122,8 +117,7 @@ def test_unknown_model_names_the_one_there_is(server: Server, photos: Path) -> N
 
 
 def test_refused_connection_names_the_url(photos: Path) -> None:
-    with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as closed:
-        url = f"http://127.0.0.1:{closed.server_port}"
+    url = closed_url()
     finished = classify("--url", url, photos)
     assert finished.returncode == 1
     assert finished.stderr == f"model-server: {url} cannot be reached: Connection refused.\n"
@@ -159,55 +153,12 @@ def test_model_comes_from_the_option_or_the_environment(photos: Path, tmp_path: 
 
 @pytest.mark.parametrize(("count", "shown"), [(1, False), (2, True)])
 def test_progress_is_shown_on_a_terminal_for_several_images(photos: Path, count: int, shown: bool) -> None:
-    ours, theirs = pty.openpty()
-    images = [photos / "a.png"] * count
-    finished = subprocess.run(
-        [COMMAND, "classify", "--csv", *images], stdout=subprocess.PIPE, stderr=theirs, check=True
-    )
-    os.close(theirs)
-    seen = b""
-    with contextlib.suppress(OSError):  # Linux' end of a pseudo terminal
-        while part := os.read(ours, 65536):
-            seen += part
-    os.close(ours)
+    output, seen = run_on_terminal([COMMAND, "classify", "--csv", *[photos / "a.png"] * count])
     assert (b"Classifying" in seen) is shown
-    assert finished.stdout.count(b"a.png") == count
+    assert output.count(b"a.png") == count
 
 
 # --- servers that misbehave ---
-
-
-class Misbehaving(BaseHTTPRequestHandler):
-    """Answers from a script: one (status, headers, body) a request, the last one for ever."""
-
-    protocol_version = "HTTP/1.1"
-    script: list[tuple[int, dict[str, str], bytes]]
-    answered: int
-
-    def answer(self) -> None:
-        self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        status, headers, body = self.script[min(type(self).answered, len(self.script) - 1)]
-        type(self).answered += 1
-        self.send_response(status)
-        for name, value in {"Content-Length": str(len(body)), **headers}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(body)
-        self.close_connection = "X-Hang-Up" in headers
-
-    do_GET = do_POST = answer  # noqa: N815 - the names are http.server's
-
-    def log_message(self, *_arguments: Any) -> None:
-        """Say nothing."""
-
-
-@contextlib.contextmanager
-def misbehaving(*script: tuple[int, dict[str, str], bytes]) -> Iterator[tuple[str, type[Misbehaving]]]:
-    handler = type("Handler", (Misbehaving,), {"script": list(script), "answered": 0})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as listener:
-        threading.Thread(target=listener.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{listener.server_port}", handler
-        listener.shutdown()
 
 
 GOOD = (200, {"Model-Version": "7"}, json.dumps({"predictions": [PREDICTION]}).encode())
@@ -215,23 +166,23 @@ BUSY = (503, {"Retry-After": "0"}, b'{"error": "The queue is full."}')
 
 
 def test_busy_server_is_asked_again(photos: Path) -> None:
-    with misbehaving(BUSY, BUSY, GOOD) as (url, handler):
+    with scripted(BUSY, BUSY, GOOD) as (url, handler):
         finished = classify("--url", url, "--model", "m", "--csv", photos / "a.png")
     assert finished.stdout.splitlines()[1] == f"{photos}/a.png,cat,3,0.750000,7"
-    assert handler.answered == 3
+    assert len(handler.requests) == 3
 
 
 def test_server_that_stays_busy_is_not_asked_for_ever(photos: Path) -> None:
-    with misbehaving(BUSY) as (url, handler):
+    with scripted(BUSY) as (url, handler):
         finished = classify("--url", url, "--model", "m", photos / "a.png")
     assert finished.returncode == 1
     assert finished.stderr == "model-server: The queue is full.\n"
-    assert handler.answered == 5
+    assert len(handler.requests) == 5
 
 
 def test_connection_that_the_server_dropped_is_opened_again(photos: Path) -> None:
-    dropped = (200, {"X-Hang-Up": "without saying so"}, GOOD[2])
-    with misbehaving(dropped) as (url, _):
+    dropped = (200, HANGS_UP, GOOD[2])
+    with scripted(dropped) as (url, _):
         finished = classify("--url", url, "--model", "m", "--csv", *[photos / "a.png"] * 12)
     assert finished.returncode == 0, finished.stderr
     assert finished.stdout.count("cat") == 12
@@ -248,14 +199,14 @@ def test_connection_that_the_server_dropped_is_opened_again(photos: Path) -> Non
 def test_server_that_is_something_else_is_recognised(
     photos: Path, reply: tuple[int, dict[str, str], bytes], sentence: str
 ) -> None:
-    with misbehaving(reply) as (url, _):
+    with scripted(reply) as (url, _):
         finished = classify("--url", url, photos)
     assert finished.returncode == 1
     assert finished.stderr == f"model-server: {sentence.format(url=url)}\n"
 
 
 def test_model_that_does_not_classify_is_recognised(photos: Path) -> None:
-    with misbehaving((200, {}, b'{"predictions": [[0.1, 0.9]]}')) as (url, _):
+    with scripted((200, {}, b'{"predictions": [[0.1, 0.9]]}')) as (url, _):
         finished = classify("--url", url, "--model", "m", photos)
     assert finished.returncode == 1
     assert finished.stderr == f"model-server: The model m at {url} does not answer with classes.\n"

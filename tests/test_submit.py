@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import pty
 import signal
 import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +16,9 @@ import pytest
 
 from conftest import database_folder
 from pictures import draw, encode
+from scripted_server import Scripted, closed_url, scripted
 from system import COMMAND, System, running_system
+from terminal import run_on_terminal
 
 SUCCEEDED = {"id": "1", "status": "succeeded", "predictions": []}
 QUEUED = {"id": "1", "status": "queued"}
@@ -144,64 +142,25 @@ def everything(system: System) -> Iterator[dict[str, Any]]:
 def test_progress_is_shown_on_a_terminal_for_several_images(
     system: System, photos: Path, count: int, shown: bool
 ) -> None:
-    ours, theirs = pty.openpty()
     command = [COMMAND, "submit", "--url", system.url, *[photos / "0.png"] * count]
-    finished = subprocess.run(command, stdout=subprocess.PIPE, stderr=theirs, check=True)
-    os.close(theirs)
-    seen = b""
-    with contextlib.suppress(OSError):  # Linux' end of a pseudo terminal
-        while part := os.read(ours, 65536):
-            seen += part
-    os.close(ours)
+    output, seen = run_on_terminal(command)
     assert (b"Submitting" in seen) is shown
-    assert finished.stdout.count(b"succeeded") == count
+    assert output.count(b"succeeded") == count
 
 
 # --- servers that misbehave ---
 
 
-class Misbehaving(BaseHTTPRequestHandler):
-    """Answers from a script, one entry a request, the last one for ever; None hangs up after reading the request."""
-
-    protocol_version = "HTTP/1.1"
-    script: list[tuple[int, dict[str, str], object] | None]
-    requests: list[tuple[str, str, str | None]]
-
-    def answer(self) -> None:
-        self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        entry = self.script[min(len(self.requests), len(self.script) - 1)]
-        self.requests.append((self.command, self.path, self.headers.get("Idempotency-Key")))
-        if entry is None:
-            self.close_connection = True
-            return
-        status, headers, document = entry
-        body = json.dumps(document).encode()
-        self.send_response(status)
-        for name, value in {"Content-Length": str(len(body)), **headers}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(body)
-
-    do_GET = do_POST = answer  # noqa: N815 - the names are http.server's
-
-    def log_message(self, *_arguments: Any) -> None:
-        """Say nothing."""
+def answer(status: int, document: object, **headers: str) -> tuple[int, dict[str, str], bytes]:
+    return status, {name.replace("_", "-"): value for name, value in headers.items()}, json.dumps(document).encode()
 
 
-@contextlib.contextmanager
-def misbehaving(*script: tuple[int, dict[str, str], object] | None) -> Iterator[tuple[str, type[Misbehaving]]]:
-    handler = type("Handler", (Misbehaving,), {"script": list(script), "requests": []})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as listener:
-        threading.Thread(target=listener.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{listener.server_port}", handler
-        listener.shutdown()
-
-
-BUSY = (503, {"Retry-After": "0"}, {"error": "The queue is full."})
+BUSY = answer(503, {"error": "The queue is full."}, Retry_After="0")
+ACCEPTED, DONE = answer(202, QUEUED), answer(200, SUCCEEDED)
 
 
 def test_lost_and_busy_attempts_are_repeated_with_the_same_key(photos: Path) -> None:
-    with misbehaving(BUSY, None, BUSY, (202, {}, QUEUED), None, BUSY, (200, {}, SUCCEEDED)) as (url, handler):
+    with scripted(BUSY, None, BUSY, ACCEPTED, None, BUSY, DONE) as (url, handler):
         finished = submit(url, "--model", "m", photos / "0.png")
     assert finished.returncode == 0, finished.stderr
     assert lines(finished) == [{"file": str(photos / "0.png"), **SUCCEEDED}]
@@ -212,7 +171,7 @@ def test_lost_and_busy_attempts_are_repeated_with_the_same_key(photos: Path) -> 
 
 
 def test_what_was_accepted_is_printed_where_the_server_stays_away(photos: Path) -> None:
-    with misbehaving((202, {}, QUEUED), BUSY) as (url, handler):
+    with scripted(ACCEPTED, BUSY) as (url, handler):
         finished = submit(url, "--model", "m", "--in-order", photos / "0.png")
     assert finished.returncode == 1
     assert lines(finished) == [{"file": str(photos / "0.png"), **QUEUED}]
@@ -221,15 +180,14 @@ def test_what_was_accepted_is_printed_where_the_server_stays_away(photos: Path) 
 
 
 def test_server_without_a_queue_is_recognised(photos: Path) -> None:
-    with misbehaving((200, {}, {"predictions": []})) as (url, _):
+    with scripted(answer(200, {"predictions": []})) as (url, _):
         finished = submit(url, "--model", "m", photos / "0.png")
     assert finished.returncode == 1
     assert finished.stderr == f"model-server: {url} has no queue: it does not answer with a prediction.\n"
 
 
 def test_wrong_address_is_reported_at_once(photos: Path) -> None:
-    with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as closed:
-        url = f"http://127.0.0.1:{closed.server_port}"
+    url = closed_url()
     finished = submit(url, photos)
     assert finished.returncode == 1
     assert finished.stderr == f"model-server: {url} cannot be reached: Connection refused.\n"
@@ -239,11 +197,8 @@ def test_uploads_are_bounded(photos: Path) -> None:
     most = busy = 0
     lock = threading.Lock()
 
-    class Slow(Misbehaving):
-        script = [(200, {}, SUCCEEDED)]  # noqa: RUF012
-        requests: list[tuple[str, str, str | None]] = []  # noqa: RUF012
-
-        def do_POST(self) -> None:
+    class Slow(Scripted):
+        def do_POST(self) -> None:  # noqa: N802 - the name is http.server's
             nonlocal most, busy
             with lock:
                 busy += 1
@@ -253,16 +208,14 @@ def test_uploads_are_bounded(photos: Path) -> None:
                 busy -= 1
             self.answer()
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Slow) as listener:
-        threading.Thread(target=listener.serve_forever, daemon=True).start()
-        finished = submit(f"http://127.0.0.1:{listener.server_port}", "--model", "m", "--parallel", 3, *[photos] * 5)
-        listener.shutdown()
+    with scripted(DONE, handler=Slow) as (url, _):
+        finished = submit(url, "--model", "m", "--parallel", 3, *[photos] * 5)
     assert len(lines(finished)) == 30
     assert most == 3
 
 
 def test_ctrl_c_ends_it_soon(photos: Path) -> None:
-    with misbehaving(None) as (url, _):
+    with scripted(None) as (url, _):
         command = [COMMAND, "submit", "--url", url, "--model", "m", photos / "0.png"]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
             time.sleep(1.5)

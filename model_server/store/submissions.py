@@ -40,12 +40,13 @@ _ACCEPT = f"""
           AND p.attempts > 0 -- a result that was itself reused does not live on by it
         ORDER BY p.finished_at DESC LIMIT 1)) AS found
       FROM unnest(
-        %(id)s::uuid[], %(user_id)s::uuid[], %(model)s::text[], %(version)s::text[], %(reuse_seconds)s::float[], %(image_sha256)s::bytea[],
-        %(document)s::bytea[], %(parameters)s::jsonb[], %(priority)s::smallint[], %(deadline_seconds)s::float[],
-        %(known)s::jsonb[], %(work)s::bytea[], %(leader)s::uuid[], %(idempotency_key)s::text[],
-        %(fingerprint)s::bytea[], %(callback_url)s::text[], %(request_id)s::text[], %(traceparent)s::text[]
-      ) AS given (id, user_id, model, version, reuse_seconds, image_sha256, document, parameters, priority, deadline_seconds,
-        known, work, leader, idempotency_key, fingerprint, callback_url, request_id, traceparent)
+        %(id)s::uuid[], %(user_id)s::uuid[], %(model)s::text[], %(version)s::text[], %(reuse_seconds)s::float[],
+        %(image_sha256)s::bytea[], %(document)s::bytea[], %(parameters)s::jsonb[], %(priority)s::smallint[],
+        %(deadline_seconds)s::float[], %(known)s::jsonb[], %(work)s::bytea[], %(leader)s::uuid[],
+        %(idempotency_key)s::text[], %(fingerprint)s::bytea[], %(callback_url)s::text[], %(request_id)s::text[],
+        %(traceparent)s::text[]
+      ) AS given (id, user_id, model, version, reuse_seconds, image_sha256, document, parameters, priority,
+        deadline_seconds, known, work, leader, idempotency_key, fingerprint, callback_url, request_id, traceparent)
     ), accepted AS (
       INSERT INTO predictions (
         id, user_id, status, model, model_version, image_sha256, document, parameters, priority, deadline, started_at,
