@@ -8,16 +8,18 @@ import shlex
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import psutil
 import psycopg
 import pytest
 
-from conftest import database_folder
+from conftest import database_folder, environment_with
 from model_server.store.embedded import embedded_postgres
 from pictures import draw, encode
 from system import COMMAND, END_SECONDS, System, alive, running_system, settings_for
@@ -147,6 +149,50 @@ def test_database_of_ones_own_is_used_and_left_running(folder: Path) -> None:
         assert not system.data.exists()
         with psycopg.connect(url) as connection:
             assert connection.execute("SELECT count(*) FROM predictions").fetchone() == (1,)
+
+
+def test_a_second_ctrl_c_does_not_wait_for_what_is_in_flight(folder: Path) -> None:
+    with running_system(folder) as system:
+        descendants = [*psutil.Process(system.process.pid).children(recursive=True), *system.postgres()]
+        address = urlsplit(system.url)
+        with socket.create_connection((address.hostname, address.port)) as stalled:  # holds up a polite end
+            stalled.sendall(b"POST /v1/models/m:predict HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n")
+            time.sleep(0.2)
+            system.process.send_signal(signal.SIGINT)
+            system.wait_for_log("another Ctrl-C hastens it")
+            begun = time.monotonic()
+            system.process.send_signal(signal.SIGINT)
+            assert system.process.wait(END_SECONDS) == 0
+        assert time.monotonic() - begun < 2
+        deadline = time.monotonic() + 2
+        while alive(descendants) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert alive(descendants) == []
+
+
+def test_a_folder_of_ones_own_is_enough_where_another_user_was_first(folder: Path) -> None:
+    """PostgreSQL's wrapper keeps a lock in the folder for temporary files, where the first user's stays."""
+    temporary = folder / "tmp"
+    temporary.mkdir(parents=True)
+    (temporary / ".lockfile").mkdir()  # cannot be opened, not even by root
+    temporary.chmod(0o777)
+    program = """
+import sys
+from pathlib import Path
+from model_server.store.embedded import embedded_postgres
+with embedded_postgres(Path(sys.argv[1])) as url:
+    print(url)
+"""
+    finished = subprocess.run(
+        [sys.executable, "-c", program, str(folder / "postgres")],
+        env={**environment_with({}), "TMPDIR": str(temporary), "XDG_RUNTIME_DIR": str(folder / "absent")},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout.startswith("postgresql://")
 
 
 def postgres_log(system: System) -> str:

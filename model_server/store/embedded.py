@@ -26,6 +26,9 @@ class EmbeddedPostgres:
         folder.parent.mkdir(parents=True, exist_ok=True)
         # Stopping is ours: the library's own clean-up at exit would also run in forked children.
         self._server = get_server(folder, cleanup_mode=None, start=False)
+        # The library has one lock for all users of a machine, in a file that none but the first of them may open.
+        shared = self._server._lock  # noqa: SLF001
+        self._server._lock = type(shared)(folder.with_name(f"{folder.name}.lock"))  # noqa: SLF001
 
     @property
     def url(self) -> str:

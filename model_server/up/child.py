@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from model_server.errors import SettingsError
 
@@ -27,6 +28,14 @@ PROGRAM = (sys.executable, "-P", "-m", "model_server")
 _libc = ctypes.CDLL(None)
 
 
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """When a child ends: once ``asked``, politely; after its grace, or once ``hurried``, by force."""
+
+    asked: asyncio.Event = field(default_factory=asyncio.Event)
+    hurried: asyncio.Event = field(default_factory=asyncio.Event)
+
+
 class Child:
     """A command of this program, in a process group of its own, out of reach of the terminal's Ctrl-C."""
 
@@ -36,22 +45,21 @@ class Child:
         arguments: Sequence[str],
         environment: Mapping[str, str],
         grace_seconds: float,
-        stopping: asyncio.Event,
+        ending: Ending,
     ) -> None:
-        """Take an event that, once set, ends it: first politely, after the grace by force."""
         self.name = name
         self._arguments = arguments
         self._environment = environment
         self._grace_seconds = grace_seconds
-        self._stopping = stopping
+        self._ending = ending
 
     async def run(self) -> None:
-        """Keep it running until ``stopping``; raises SettingsError where it refuses its settings."""
+        """Keep it running until asked to end; raises SettingsError where it refuses its settings."""
         failures = 0
-        while not self._stopping.is_set():
+        while not self._ending.asked.is_set():
             begun = time.monotonic()
             status = await self.run_once()
-            if self._stopping.is_set():
+            if self._ending.asked.is_set():
                 return
             if status == SETTINGS_REFUSED:
                 raise SettingsError(f"The {self.name} does not start with these settings; its last line says why.")
@@ -74,7 +82,7 @@ class Child:
         )
         relaying = asyncio.create_task(self._relay(process.stdout)) if process.stdout else None
         ended = asyncio.create_task(process.wait())
-        stopped = asyncio.create_task(self._stopping.wait())
+        stopped = asyncio.create_task(self._ending.asked.wait())
         await asyncio.wait({ended, stopped}, return_when=asyncio.FIRST_COMPLETED)
         stopped.cancel()
         if not ended.done():
@@ -88,17 +96,18 @@ class Child:
 
     async def _terminate(self, process: asyncio.subprocess.Process) -> None:
         _signal_group(process.pid, signal.SIGTERM)
-        try:
-            async with asyncio.timeout(self._grace_seconds):
-                await process.wait()
-        except TimeoutError:
-            logger.warning("the %s did not end within %g s and is killed", self.name, self._grace_seconds)
+        ended, hurry = asyncio.create_task(process.wait()), asyncio.create_task(self._ending.hurried.wait())
+        await asyncio.wait({ended, hurry}, timeout=self._grace_seconds, return_when=asyncio.FIRST_COMPLETED)
+        hurry.cancel()
+        if not ended.done():
+            logger.warning("the %s has not ended yet and is killed", self.name)
             _signal_group(process.pid, signal.SIGKILL)
+        await ended
 
     async def _wait_for_stop(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                await self._stopping.wait()
+                await self._ending.asked.wait()
 
     async def _relay(self, output: asyncio.StreamReader) -> None:
         """Write its lines to our standard error; on a terminal each begins with its name."""

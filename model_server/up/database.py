@@ -69,7 +69,10 @@ class Database:
 
     async def stop(self) -> None:
         """End it; what is committed is on disk."""
-        await asyncio.to_thread(self._server.stop)
+        try:
+            await asyncio.to_thread(self._server.stop)
+        except (subprocess.SubprocessError, OSError) as error:
+            logger.warning("PostgreSQL does not end: %s", error)
 
 
 def _answers(url: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import sys
@@ -13,9 +14,11 @@ import click
 from model_server.config import ENV_PREFIX, PredictorSettings, UpSettings
 from model_server.errors import Unavailable
 from model_server.up import announcement, database, ports
-from model_server.up.child import Child
+from model_server.up.child import Child, Ending
 from model_server.up.database import Database
 from model_server.up.ports import Port
+
+logger = logging.getLogger(__name__)
 
 LOOPBACK = "127.0.0.1"
 """Where the feedback service listens: the queue-proxy alone comes there."""
@@ -55,14 +58,14 @@ class _System:
         self._settings = settings
         self._predictor = predictor
         self._database = embedded
-        self._stopping = asyncio.Event()
+        self._ending = Ending()
         self._url = f"http://{ports.reachable(settings.queue_proxy_host)}:{settings.queue_proxy_port}"
         self._predictor_url = f"http://{ports.reachable(settings.predictor_host)}:{settings.predictor_port}"
 
     async def run(self) -> None:
         """Start, keep running until a signal, end in the opposite order."""
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            asyncio.get_running_loop().add_signal_handler(number, self._stopping.set)
+            asyncio.get_running_loop().add_signal_handler(number, self._stop)
         if self._database is None:
             await self._run_services()
             return
@@ -72,12 +75,20 @@ class _System:
         finally:
             await self._database.stop()
 
+    def _stop(self) -> None:
+        """End everything; asked again, without waiting for what is in flight."""
+        if self._ending.asked.is_set():
+            self._ending.hurried.set()
+            return
+        logger.info("ending everything; another Ctrl-C hastens it")
+        self._ending.asked.set()
+
     async def _run_services(self) -> None:
         environment = self._environment()
-        migration = Child("migration", ["migrate"], environment, PREDICTOR_GRACE_SECONDS, self._stopping)
-        if await migration.run_once() and not self._stopping.is_set():
+        migration = Child("migration", ["migrate"], environment, PREDICTOR_GRACE_SECONDS, self._ending)
+        if await migration.run_once() and not self._ending.asked.is_set():
             raise Unavailable("The tables of the database could not be made; the lines above say why.")
-        if not self._stopping.is_set():
+        if not self._ending.asked.is_set():
             await self._serve(environment)
 
     async def _serve(self, environment: dict[str, str]) -> None:
@@ -86,18 +97,18 @@ class _System:
             ("feedback", FEEDBACK_GRACE_SECONDS),
             ("predictor", PREDICTOR_GRACE_SECONDS),
         )
-        stops = {name: asyncio.Event() for name, _ in order}
+        ends = {name: Ending(hurried=self._ending.hurried) for name, _ in order}
         services = {
-            name: asyncio.create_task(Child(name, [name], environment, grace, stops[name]).run())
+            name: asyncio.create_task(Child(name, [name], environment, grace, ends[name]).run())
             for name, grace in order
         }
         watching = asyncio.create_task(self._watch())
-        stopping = asyncio.create_task(self._stopping.wait())
+        stopping = asyncio.create_task(self._ending.asked.wait())
         done, _ = await asyncio.wait({*services.values(), watching, stopping}, return_when=asyncio.FIRST_COMPLETED)
         watching.cancel()
         stopping.cancel()
         for name, service in services.items():
-            stops[name].set()
+            ends[name].asked.set()
             await asyncio.wait({service})
         for task in done:
             task.result()
