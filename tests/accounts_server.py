@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 
-from conftest import end_process, free_port, wait_until_answers
+from conftest import environment_with, free_port, running_role
 from queue_server import Proxy, running_proxy
 
 SECRET = "a secret of at least thirty-two characters"
@@ -78,7 +78,7 @@ class Accounts:
     def command(self, *arguments: str, password: str) -> str:
         """Run `model-server` with a password as its standard input, and return what it printed."""
         command = [sys.executable, "-m", "model_server", *arguments]
-        environment = {**_clean_environment(), "MODEL_SERVER_DATABASE_URL": self.proxy.database_url}
+        environment = environment_with({"database_url": self.proxy.database_url})
         done = subprocess.run(
             command, env=environment, input=f"{password}\n", capture_output=True, text=True, check=False
         )
@@ -91,15 +91,9 @@ def running_feedback(log: Path, database_url: str, port: int | None = None, **se
     """Start a feedback service with MODEL_SERVER_ settings, wait until it is ready; yields its URL and its process."""
     port = port or free_port()
     ours = {"database_url": database_url, "feedback_port": port, "log_format": "text", **settings}
-    environment = _clean_environment() | {f"MODEL_SERVER_{name.upper()}": str(value) for name, value in ours.items()}
-    command = [sys.executable, "-m", "model_server", "feedback"]
-    with log.open("ab") as output:
-        process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
-    try:
-        wait_until_answers(f"http://127.0.0.1:{port}/readyz", process, log)
-        yield f"http://127.0.0.1:{port}", process
-    finally:
-        end_process(process)
+    url = f"http://127.0.0.1:{port}"
+    with running_role(["feedback"], ours, log, f"{url}/readyz") as process:
+        yield url, process
 
 
 @contextlib.contextmanager
@@ -117,7 +111,3 @@ def running_accounts(folder: Path, database_url: str, predictor_url: str, **sett
         running_proxy(folder / "proxy", database_url, predictor_url, feedback_url=url, **both, **proxy_only) as proxy,
     ):
         yield Accounts(proxy, url, process)
-
-
-def _clean_environment() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if not name.startswith("MODEL_SERVER_")}
