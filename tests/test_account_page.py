@@ -62,7 +62,7 @@ def test_picture_waits_for_a_registration_and_then_goes_on(visit: Visit) -> None
     assert visit.page.locator("#account-button").inner_text() == "<b>Ada</b>"
     visit.page.reload()
     visit.wait_for_rows(1)
-    visit.page.wait_for_function("document.querySelector('.row img').naturalWidth > 0")
+    visit.page.wait_for_function("() => document.querySelector('.row img').naturalWidth > 0")
     visit.refusals.remove(401)
     assert visit.refusals == []
 
@@ -114,11 +114,12 @@ def test_api_key_is_made_works_and_is_revoked(visit: Visit, accounts: Accounts) 
     visit.page.locator("#account-button").click()
     visit.page.locator(".key-form input").fill("Nightly <i>import</i>")
     visit.page.locator(".key-form button").click()
+    visit.page.locator(".new-key output").wait_for()
     key = visit.page.locator(".new-key output").inner_text()
     url, headers = f"{accounts.url}/v1/models/{MODEL}:predict", {**ASYNC, "Authorization": f"Bearer {key}"}
     assert httpx.post(url, content=photo(), headers=headers).status_code == 202
     visit.page.get_by_role("button", name="Revoke Nightly <i>import</i>").click()
-    visit.page.wait_for_function("document.querySelectorAll('.keys li').length === 0")
+    visit.page.wait_for_function("() => document.querySelectorAll('.keys li').length === 0")
     assert httpx.post(url, content=photo(), headers=headers).status_code == 401
 
 
@@ -129,7 +130,7 @@ def test_logging_out_forgets_who_it_was_and_what_they_asked(visit: Visit, accoun
     visit.wait_for_rows(1)
     visit.page.locator("#account-button").click()
     visit.page.locator(".log-out").click()
-    visit.page.wait_for_function("document.querySelector('#account-button').textContent === 'Log in'")
+    visit.page.wait_for_function("() => document.querySelector('#account-button').textContent === 'Log in'")
     assert visit.page.locator(".row").count() == 0
     assert visit.page.evaluate("JSON.stringify(localStorage)").count("token") == 0
 
@@ -144,7 +145,7 @@ def test_deleting_the_account_asks_first_and_ends_it(visit: Visit, accounts: Acc
     assert accounts.login(person.email).status_code == 200
     visit.page.once("dialog", lambda question: question.accept())
     visit.page.locator(".mine .delete").click()
-    visit.page.wait_for_function("document.querySelector('#account-button').textContent === 'Log in'")
+    visit.page.wait_for_function("() => document.querySelector('#account-button').textContent === 'Log in'")
     assert accounts.login(person.email).status_code == 401
 
 
