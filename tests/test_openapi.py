@@ -49,6 +49,7 @@ def test_service_keeps_its_promises(accounts: Accounts, document: str, logged_in
     schema = schemathesis.openapi.from_url(accounts.url + document)
     operations = [result.ok() for result in schema.get_all_operations()]
     described = httpx.get(accounts.url + document).json()["paths"]
+    del described[document]  # which Schemathesis has read already
     assert {(one.method, one.path) for one in operations} == {
         (name, path) for path in described for name in described[path]
     }

@@ -82,8 +82,6 @@ class Submission:
     """One request for a prediction: an image, or a V1 document as it was sent."""
 
     model: str
-    user_id: UUID | None = None
-    """Who asks; None: somebody unknown."""
     image: bytes | None = None
     image_sha256: bytes | None = None
     media_type: str = ""
@@ -102,6 +100,8 @@ class Submission:
     callback_url: str | None = None
     request_id: str | None = None
     traceparent: str | None = None
+    user_id: UUID | None = None
+    """Who asks; None: somebody unknown."""
 
 
 @dataclass(frozen=True, slots=True)
