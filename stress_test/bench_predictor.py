@@ -16,7 +16,6 @@ import contextlib
 import json
 import os
 import shutil
-import socket
 import statistics
 import subprocess
 import sys
@@ -28,7 +27,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import psutil
+from processes import free_port, progress, started, tree_cpu_seconds, wait_for, with_children
 
 from model_server import classifier, image
 
@@ -36,21 +35,6 @@ HERE = Path(__file__).parent
 LIMITS = image.Limits(2**24, 2**26)
 LOOP_IMAGES = 400
 WARM_UP_SECONDS = 1.5
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
-
-
-def wait_for(url: str, process: subprocess.Popen[bytes], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline and process.poll() is None:
-        with contextlib.suppress(urllib.error.URLError, ConnectionError):
-            urllib.request.urlopen(url, timeout=5).read()
-            return
-        time.sleep(0.01)
-    raise RuntimeError(f"{url} did not answer")
 
 
 @contextlib.contextmanager
@@ -87,16 +71,6 @@ def peer(model_dir: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     with started(command, dict(os.environ)) as process:
         wait_for(f"http://127.0.0.1:{port}/v2/models/peer/ready", process)
         yield f"http://127.0.0.1:{port}", process
-
-
-@contextlib.contextmanager
-def started(command: list[str], environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        yield process
-    finally:
-        process.terminate()
-        process.wait(60)
 
 
 def plain_loop(loaded: classifier.Classifier, data: bytes, threads: int) -> dict[str, float]:
@@ -158,9 +132,9 @@ def measure(
         command = [sys.executable, str(HERE / "load_generator.py"), "--request", file.name]
         command += ["--connections", str(connections)] + [part for url in urls for part in ("--url", url)]
         subprocess.run([*command, "--seconds", str(WARM_UP_SECONDS)], check=True, capture_output=True)
-        before = sum(cpu_seconds(part.pid) for process in processes for part in with_children(process.pid))
+        before = tree_cpu_seconds(process.pid for process in processes)
         output = subprocess.run([*command, "--seconds", str(seconds)], check=True, capture_output=True).stdout
-        after = sum(cpu_seconds(part.pid) for process in processes for part in with_children(process.pid))
+        after = tree_cpu_seconds(process.pid for process in processes)
     result = json.loads(output)
     if result["error_count"] or not result["requests"]:
         raise RuntimeError(f"{result['error_count']} errors: {result['errors']}")
@@ -171,16 +145,6 @@ def measure(
         "p99": result["latency_ms"]["p99"],
         "health_p99": result["health_ms"]["p99"],
     }
-
-
-def with_children(pid: int) -> list[psutil.Process]:
-    process = psutil.Process(pid)
-    return [process, *process.children(recursive=True)]
-
-
-def cpu_seconds(pid: int) -> float:
-    times = psutil.Process(pid).cpu_times()
-    return float(times.user + times.system)
 
 
 def cold_start_seconds(model_dir: Path, data: bytes) -> float:
@@ -231,11 +195,6 @@ def plain_model(source: Path, workspace: Path) -> Path:
 
 def median(rows: list[dict[str, float]], key: str) -> float:
     return statistics.median(row[key] for row in rows)
-
-
-def progress(text: str) -> None:
-    if sys.stderr.isatty():
-        print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
 
 
 def main() -> None:

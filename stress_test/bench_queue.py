@@ -28,19 +28,9 @@ from pathlib import Path
 import psutil
 import psycopg
 import uvloop
-from bench_predictor import (
-    WARM_UP_SECONDS,
-    cpu_seconds,
-    free_port,
-    http_request,
-    measure,
-    ours,
-    plain_model,
-    progress,
-    started,
-    wait_for,
-)
+from bench_predictor import WARM_UP_SECONDS, http_request, measure, ours, plain_model
 from load_generator import percentiles
+from processes import cpu_seconds, free_port, progress, started, wait_for
 from sqlalchemy.engine import make_url
 
 from model_server import classifier

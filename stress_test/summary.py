@@ -1,0 +1,103 @@
+"""A run in Markdown and as a picture, from Locust's CSV files and the samples taken meanwhile."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from observer import Sample
+
+TOTAL = "Aggregated"
+Row = dict[str, str]
+
+
+def write(folder: Path, title: str, samples: Sequence[Sample], verdict: str) -> str:
+    """Write ``summary.md`` and ``summary.png`` beside Locust's files; return the Markdown."""
+    rows, history = read(folder / "locust_stats.csv"), read(folder / "locust_stats_history.csv")
+    draw(folder / "summary.png", [row for row in history if row["Name"] == TOTAL], samples)
+    text = markdown(title, rows, samples, verdict)
+    (folder / "summary.md").write_text(text, encoding="utf-8")
+    return text
+
+
+def read(file: Path) -> list[Row]:
+    with file.open(newline="", encoding="utf-8") as lines:
+        return list(csv.DictReader(lines))
+
+
+def markdown(title: str, rows: Sequence[Row], samples: Sequence[Sample], verdict: str) -> str:
+    """Return the table of all routes, what a request cost, and Locust's last words."""
+    lines = [f"# {title}", "", "| route | requests/s | p50 ms | p95 ms | p99 ms | requests | errors |"]
+    lines.append("|---|---|---|---|---|---|---|")
+    for row in rows:
+        name = "all" if row["Name"] == TOTAL else row["Name"]
+        cells = [f"{float(row['Requests/s']):.1f}", row["50%"], row["95%"], row["99%"]]
+        lines.append(f"| {' | '.join([name, *cells, row['Request Count'], row['Failure Count']])} |")
+    lines += ["", *_costs(rows, samples)]
+    missed = [line for line in verdict.splitlines() if line.endswith(".") and ("allowed" in line or "judge" in line)]
+    lines += ["", *(missed or ["Every objective was held."]), ""]
+    return "\n".join(lines)
+
+
+def _costs(rows: Sequence[Row], samples: Sequence[Sample]) -> list[str]:
+    lines = []
+    # A result is a job that other requests submitted and asked for.
+    requests = sum(int(row["Request Count"]) for row in rows if row["Type"] not in {"", "job"})
+    spent = [sample.cpu_seconds for sample in samples if sample.cpu_seconds is not None]
+    if requests and len(spent) > 1:
+        lines.append(f"CPU time of the system: {(spent[-1] - spent[0]) / requests * 1000:.2f} ms a request.")
+    replicas = [sample.replicas for sample in samples if sample.replicas is not None]
+    if replicas:
+        lines.append(f"Replicas of the predictor: {min(replicas)} to {max(replicas)}, {replicas[-1]} in the end.")
+    queued = [sample.queued for sample in samples if sample.queued is not None]
+    if queued:
+        oldest = max(sample.oldest_age_seconds or 0 for sample in samples)
+        lines.append(f"Longest queue: {max(queued)} predictions, the oldest of them {oldest:.1f} s old.")
+    return lines
+
+
+def draw(file: Path, history: Sequence[Row], samples: Sequence[Sample]) -> None:
+    """Draw requests/s, latency, and replicas with the queue on one time axis."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    begin = samples[0].at
+    times = [int(row["Timestamp"]) - begin for row in history]
+    figure, (rates, latency, capacity) = plt.subplots(3, 1, sharex=True, figsize=(9, 8), layout="constrained")
+    rates.plot(times, _numbers(history, "Requests/s"), color="tab:blue", label="requests/s")
+    rates.plot(times, _numbers(history, "Failures/s"), color="tab:red", label="errors/s")
+    rates.plot(times, _numbers(history, "User Count"), color="tab:gray", linestyle=":", label="users")
+    for name, colour in (("50%", "tab:green"), ("95%", "tab:orange"), ("99%", "tab:red")):
+        latency.plot(times, _numbers(history, name), color=colour, label=f"p{name.rstrip('%')}, last 10 s")
+    latency.set_ylabel("ms")
+    capacity.step([sample.at - begin for sample in samples], [_or_nan(s.replicas) for s in samples], where="post",
+                  color="tab:blue", label="replicas")  # fmt: skip
+    queue = capacity.twinx()
+    queue.plot([sample.at - begin for sample in samples], [_or_nan(sample.queued) for sample in samples],
+               color="tab:purple", label="queued")  # fmt: skip
+    queue.set_ylabel("predictions that wait")
+    capacity.set_ylabel("replicas")
+    capacity.set_xlabel("s")
+    capacity.yaxis.get_major_locator().set_params(integer=True)
+    for axes, side in (
+        (rates, "upper left"),
+        (latency, "upper left"),
+        (capacity, "upper left"),
+        (queue, "upper right"),
+    ):
+        axes.set_ylim(bottom=0)
+        axes.legend(loc=side, fontsize="small")
+    figure.savefig(file, dpi=110)
+    plt.close(figure)
+
+
+def _numbers(rows: Sequence[Row], name: str) -> list[float]:
+    return [float(row[name]) if row[name] not in {"", "N/A"} else float("nan") for row in rows]
+
+
+def _or_nan(value: Any) -> float:
+    return float("nan") if value is None else float(value)
