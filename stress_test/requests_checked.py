@@ -15,8 +15,9 @@ class Wrong(Exception):
     """A reply that is not the right one; says why."""
 
 
-def v1_base64(photograph: Photograph) -> bytes:
-    return json.dumps({"instances": [{"b64": base64.b64encode(photograph.content).decode()}]}).encode()
+def v1_base64(*photographs: Photograph) -> bytes:
+    instances = [{"b64": base64.b64encode(photograph.content).decode()} for photograph in photographs]
+    return json.dumps({"instances": instances}).encode()
 
 
 def v2(photograph: Photograph) -> bytes:

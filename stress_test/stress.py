@@ -74,7 +74,13 @@ def run_locust(given: argparse.Namespace, aim: Target, model: str) -> int:
         environment["STRESS_PICTURES"] = str(pictures.resolve())
     command = [sys.executable, "-m", "locust", "--locustfile", str(HERE / "locustfile.py"), "--headless"]
     command += ["--host", aim.url, "--only-summary", "--loglevel", "WARNING", "--stop-timeout", "10"]
-    command += ["--html", str(given.output / "report.html"), "--csv", str(given.output / "locust"), "--csv-full-history"]
+    command += [
+        "--html",
+        str(given.output / "report.html"),
+        "--csv",
+        str(given.output / "locust"),
+        "--csv-full-history",
+    ]
     if given.processes > 1:
         command += ["--processes", str(given.processes)]
     if given.shape:

@@ -221,20 +221,6 @@ def rows(database_url: str, query: str, *arguments: object) -> list[tuple[Any, .
         return cursor.fetchall() if cursor.description else []
 
 
-def count_ends(database_url: str) -> None:
-    """Count, from now on, each time that a prediction ends, and each write to one that has ended."""
-    rows(
-        database_url,
-        """
-        CREATE TABLE ends (id uuid, before text, after text);
-        CREATE FUNCTION note_end() RETURNS trigger LANGUAGE plpgsql AS $$
-        BEGIN INSERT INTO ends VALUES (NEW.id, OLD.status, NEW.status); RETURN NEW; END $$;
-        CREATE TRIGGER note_end AFTER UPDATE ON predictions FOR EACH ROW
-          WHEN (NEW.finished_at IS NOT NULL) EXECUTE FUNCTION note_end()
-        """,
-    )
-
-
 def wait_until_all_ended(database_url: str, count: int, seconds: float = 60) -> dict[str, int]:
     """Return how many have which status, once ``count`` have ended."""
     deadline = time.monotonic() + seconds

@@ -12,6 +12,7 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from conftest import database_folder, free_port, running_server
+from job_audit import count_ends
 from model_server.store.embedded import EmbeddedPostgres
 from model_server.store.migrate import migrate
 from queue_server import (
@@ -19,7 +20,6 @@ from queue_server import (
     StubPredictor,
     answers,
     assert_each_ended_once,
-    count_ends,
     photo,
     prediction_reply,
     rows,
