@@ -27,6 +27,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from generated_load import generate
 from processes import free_port, progress, started, tree_cpu_seconds, wait_for, with_children
 
 from model_server import classifier, image
@@ -34,7 +35,6 @@ from model_server import classifier, image
 HERE = Path(__file__).parent
 LIMITS = image.Limits(2**24, 2**26)
 LOOP_IMAGES = 400
-WARM_UP_SECONDS = 1.5
 
 
 @contextlib.contextmanager
@@ -126,25 +126,10 @@ def measure(
     connections: int,
     seconds: float,
 ) -> dict[str, float]:
-    with tempfile.NamedTemporaryFile() as file:
-        file.write(request)
-        file.flush()
-        command = [sys.executable, str(HERE / "load_generator.py"), "--request", file.name]
-        command += ["--connections", str(connections)] + [part for url in urls for part in ("--url", url)]
-        subprocess.run([*command, "--seconds", str(WARM_UP_SECONDS)], check=True, capture_output=True)
-        before = tree_cpu_seconds(process.pid for process in processes)
-        output = subprocess.run([*command, "--seconds", str(seconds)], check=True, capture_output=True).stdout
-        after = tree_cpu_seconds(process.pid for process in processes)
-    result = json.loads(output)
-    if result["error_count"] or not result["requests"]:
-        raise RuntimeError(f"{result['error_count']} errors: {result['errors']}")
-    return {
-        "cpu_ms": (after - before) / result["requests"] * 1000,
-        "rate": result["requests"] / result["seconds"],
-        "p50": result["latency_ms"]["p50"],
-        "p99": result["latency_ms"]["p99"],
-        "health_p99": result["health_ms"]["p99"],
-    }
+    def spent() -> float:
+        return tree_cpu_seconds(process.pid for process in processes)
+
+    return generate(urls, request, seconds, spent, "--connections", str(connections))
 
 
 def cold_start_seconds(model_dir: Path, data: bytes) -> float:

@@ -28,7 +28,8 @@ from pathlib import Path
 import psutil
 import psycopg
 import uvloop
-from bench_predictor import WARM_UP_SECONDS, http_request, measure, ours, plain_model
+from bench_predictor import http_request, measure, ours, plain_model
+from generated_load import WARM_UP_SECONDS
 from load_generator import percentiles
 from processes import cpu_seconds, free_port, progress, started, wait_for
 from sqlalchemy.engine import make_url

@@ -1,4 +1,4 @@
-"""A lean closed-loop HTTP load generator: fixed requests over keep-alive connections, bounded in time.
+"""A lean HTTP load generator: fixed requests over keep-alive connections, bounded in time, closed or open loop.
 
 Prints one JSON line: requests, errors, seconds, latencies in ms, and the latencies of health probes sent meanwhile.
 
@@ -10,8 +10,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
+import random
 import statistics
 import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -19,29 +24,39 @@ import uvloop
 
 PROBE = b"GET /v2/health/live HTTP/1.1\r\nHost: probe\r\n\r\n"
 PROBE_SECONDS = 0.02
+DRAIN_SECONDS = 30
+
+
+@dataclass
+class Record:
+    """What came of the requests; latencies in seconds."""
+
+    latencies: list[float] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
 
 
 class Connection(asyncio.Protocol):
-    """One request at a time, the next as soon as the reply is complete."""
+    """One request at a time; ``idle`` is called with the connection whenever it has none."""
 
-    def __init__(self, request: bytes, latencies: list[float], errors: list[str], deadline: float) -> None:
-        self._request = request
-        self._latencies = latencies
-        self._errors = errors
-        self._deadline = deadline
+    def __init__(self, request: bytes, serial_bytes: int, record: Record, idle: Callable[[Connection], None]) -> None:
+        self._request = request[: len(request) - serial_bytes]
+        self._serial_bytes = serial_bytes
+        self._record = record
+        self._idle = idle
         self._received = b""
+        self._since = 0.0
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
-        self._send()
+        self._idle(self)
 
-    def _send(self) -> None:
-        self._sent = time.perf_counter()
-        if self._sent >= self._deadline:
-            self._transport.close()
-            return
-        self._transport.write(self._request)  # type: ignore[attr-defined]
+    def send(self) -> None:
+        self._since = time.perf_counter()
+        self._transport.write(self._request + os.urandom(self._serial_bytes))  # type: ignore[attr-defined]
+
+    def close(self) -> None:
+        self._transport.close()
 
     def data_received(self, data: bytes) -> None:
         self._received += data
@@ -53,14 +68,14 @@ class Connection(asyncio.Protocol):
             return
         self._received = b""
         if head.startswith(b"HTTP/1.1 200"):
-            self._latencies.append(time.perf_counter() - self._sent)
+            self._record.latencies.append(time.perf_counter() - self._since)
         else:
-            self._errors.append(head.split(b"\r\n", 1)[0].decode())
-        self._send()
+            self._record.errors.append(head.split(b"\r\n", 1)[0].decode())
+        self._idle(self)
 
     def connection_lost(self, error: Exception | None) -> None:
         if error:
-            self._errors.append(repr(error))
+            self._record.errors.append(repr(error))
         if not self.closed.done():
             self.closed.set_result(None)
 
@@ -80,27 +95,68 @@ async def probe(host: str, port: int, deadline: float) -> list[float]:
     return latencies
 
 
-async def generate(urls: list[str], request: bytes, connections: int, seconds: float) -> dict[str, object]:
-    latencies: list[float] = []
-    errors: list[str] = []
-    begun = time.perf_counter()
+async def generate(
+    urls: list[str], request: bytes, connections: int, seconds: float, serial_bytes: int = 0
+) -> dict[str, object]:
+    """Closed loop: each connection sends its next request as soon as it has the reply to the last."""
+    record, begun = Record(), time.perf_counter()
     deadline = begun + seconds
-    targets = [(part.hostname or "127.0.0.1", part.port or 80) for part in map(urlsplit, urls)]
+
+    def idle(connection: Connection) -> None:
+        if time.perf_counter() < deadline:
+            connection.send()
+        else:
+            connection.close()
+
+    opened = await connect(urls, connections, lambda: Connection(request, serial_bytes, record, idle))
+    health = await probe(*address(urls[0]), deadline)
+    await asyncio.gather(*(connection.closed for connection in opened))
+    return result(record, begun, health)
+
+
+async def generate_at_rate(
+    urls: list[str], request: bytes, rate: float, seconds: float, serial_bytes: int = 0
+) -> dict[str, object]:
+    """Open loop: requests come at random moments, ``rate`` a second on average, whether or not others were answered."""
+    record, free, opened = Record(), deque[Connection](), []
+    begun = at = time.perf_counter()
+    moments = random.Random(1)  # the same moments each time
+    turn = 0
+    while (at := at + moments.expovariate(rate)) < begun + seconds:
+        await asyncio.sleep(at - time.perf_counter())
+        if not free:
+            opened += await connect(
+                [urls[turn % len(urls)]], 1, lambda: Connection(request, serial_bytes, record, free.append)
+            )
+            turn += 1
+        free.popleft().send()
+    deadline = time.perf_counter() + DRAIN_SECONDS
+    while len(free) < len(opened) and time.perf_counter() < deadline:  # noqa: ASYNC110 - seen soon enough
+        await asyncio.sleep(0.01)
+    record.errors += ["no reply"] * (len(opened) - len(free))
+    for connection in opened:
+        connection.close()
+    return result(record, begun, [])
+
+
+async def connect(urls: list[str], count: int, make: Callable[[], Connection]) -> list[Connection]:
+    targets = [address(url) for url in urls]
     loop = asyncio.get_running_loop()
-    opened = [
-        await loop.create_connection(
-            lambda: Connection(request, latencies, errors, deadline), *targets[i % len(targets)]
-        )
-        for i in range(connections)
-    ]
-    health = await probe(*targets[0], deadline)
-    await asyncio.gather(*(protocol.closed for _, protocol in opened))
+    return [(await loop.create_connection(make, *targets[i % len(targets)]))[1] for i in range(count)]
+
+
+def address(url: str) -> tuple[str, int]:
+    parts = urlsplit(url)
+    return parts.hostname or "127.0.0.1", parts.port or 80
+
+
+def result(record: Record, begun: float, health: list[float]) -> dict[str, object]:
     return {
-        "requests": len(latencies),
-        "errors": errors[:5],
-        "error_count": len(errors),
+        "requests": len(record.latencies),
+        "errors": record.errors[:5],
+        "error_count": len(record.errors),
         "seconds": time.perf_counter() - begun,
-        "latency_ms": percentiles(latencies),
+        "latency_ms": percentiles(record.latencies),
         "health_ms": percentiles(health),
     }
 
@@ -109,18 +165,26 @@ def percentiles(seconds: list[float]) -> dict[str, float]:
     if len(seconds) < 2:
         return {}
     cuts = statistics.quantiles(seconds, n=100, method="inclusive")
-    return {"p50": cuts[49] * 1000, "p95": cuts[94] * 1000, "p99": cuts[98] * 1000}
+    found = {"p50": cuts[49], "p95": cuts[94], "p99": cuts[98]}
+    found |= {"mean": statistics.fmean(seconds), "deviation": statistics.pstdev(seconds)}
+    return {name: value * 1000 for name, value in found.items()}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--url", action="append", required=True, help="server; several share the connections evenly")
     parser.add_argument("--request", type=Path, required=True, help="file with one whole HTTP request")
-    parser.add_argument("--connections", type=int, default=32)
+    parser.add_argument("--connections", type=int, default=32, help="closed loop: requests under way all the time")
+    parser.add_argument("--rate", type=float, help="open loop instead: requests/s, at random moments")
+    parser.add_argument("--serial-bytes", type=int, default=0, help="at the request's end, to be random each time")
     parser.add_argument("--seconds", type=float, default=5)
     given = parser.parse_args()
-    result = uvloop.run(generate(given.url, given.request.read_bytes(), given.connections, given.seconds))
-    print(json.dumps(result))
+    request = given.request.read_bytes()
+    if given.rate:
+        made = generate_at_rate(given.url, request, given.rate, given.seconds, given.serial_bytes)
+    else:
+        made = generate(given.url, request, given.connections, given.seconds, given.serial_bytes)
+    print(json.dumps(uvloop.run(made)))
 
 
 if __name__ == "__main__":
