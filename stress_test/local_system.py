@@ -78,7 +78,11 @@ class LocalSystem:
 
 @contextlib.contextmanager
 def local_system(**settings: object) -> Iterator[LocalSystem]:
-    """Start it with MODEL_SERVER_ settings, wait until it is ready, end it by Ctrl-C; raises RuntimeError."""
+    """Start it with MODEL_SERVER_ settings, wait until it is ready, end it by Ctrl-C; raises RuntimeError.
+
+    SIGTERM becomes SystemExit from here on, so that it ends the system too.
+    """
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     with tempfile.TemporaryDirectory(prefix="model-server-stress-") as folder:
         Path(folder).chmod(0o755)  # PostgreSQL runs as another user where root starts it
         environment = _environment(Path(folder), settings)
