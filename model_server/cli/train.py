@@ -37,6 +37,18 @@ if TYPE_CHECKING:
     "--work", type=click.Path(path_type=Path), help="Folder of checkpoints and model.keras.  [default: OUTPUT.work]"
 )
 @click.option("--restart", is_flag=True, help="Discard the fit in the work folder.")
+@click.option(
+    "--feedback",
+    type=click.Path(path_type=Path),
+    help="Export of /feedback/export: what users labelled is trained on too, but for copies of test pictures.",
+)
+@click.option(
+    "--feedback-repeat",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="How often each of its pictures counts: few among many are else hardly seen.",
+)
 @click.option("--trained-on", help="Name of the data set for the bundle. Default: the file's name and what it holds.")
 @click.option("--licence", help="Licence of the weights.")
 def train(data: Path, output: Path, **options: Any) -> None:
@@ -44,7 +56,7 @@ def train(data: Path, output: Path, **options: Any) -> None:
 
     An interrupted training goes on where it stopped. The bundle is measured on all test pictures.
 
-    Example: model-server train flowers.zip --output flowers --size 64
+    Example: model-server train flowers.zip --output flowers --size 64 --feedback export.tar
     """
     from model_server.exporter import progress
     from model_server.training import trainer
@@ -77,6 +89,8 @@ def _training(data: Path, output: Path, options: dict[str, Any]) -> Training:
         recipe=replace(Recipe(), **{name: value for name, value in chosen.items() if value is not None}),
         quantize=options["quantize"],
         mirror=options["mirror"],
+        feedback=options["feedback"],
+        feedback_repeat=options["feedback_repeat"],
         trained_on=options["trained_on"],
         licence=options["licence"],
         restart=options["restart"],

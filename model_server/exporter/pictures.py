@@ -1,7 +1,8 @@
-"""Pictures in a folder or a zip, read one after the other."""
+"""Pictures in a folder, a zip or a tar, read one after the other."""
 
 from __future__ import annotations
 
+import tarfile
 import zipfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -61,9 +62,12 @@ def list_names(source: Path) -> list[str]:
 
 
 def read(source: Path, names: Iterable[str]) -> Iterator[bytes]:
-    """Yield the content of each named file of a folder or a zip."""
+    """Yield the content of each named file of a folder, a zip or a tar."""
     if source.is_dir():
         yield from ((source / name).read_bytes() for name in names)
+        return
+    if is_tar(source):
+        yield from _read_tar(source, names)
         return
     with _archive(source) as archive:
         for name in names:
@@ -80,6 +84,23 @@ def by_folder(source: Path) -> LabelledPictures:
     if loose:
         raise ExportError(f"{source}: {loose[0]} lies in no class's folder; pictures are expected as <class>/<file>.")
     return LabelledPictures(source, entries)
+
+
+def is_tar(source: Path) -> bool:
+    """Whether a file is a tar, compressed or not."""
+    return source.is_file() and tarfile.is_tarfile(source)
+
+
+def _read_tar(source: Path, names: Iterable[str]) -> Iterator[bytes]:
+    try:
+        with tarfile.open(source) as archive:
+            for name in names:
+                content = archive.extractfile(name)
+                if content is None:
+                    raise ExportError(f"{source}: {name} is no file.")
+                yield content.read()
+    except (tarfile.TarError, KeyError, OSError) as error:
+        raise ExportError(f"{source} cannot be unpacked: {error}.") from None
 
 
 def _archive(source: Path) -> zipfile.ZipFile:

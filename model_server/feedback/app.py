@@ -13,8 +13,10 @@ from starlette.types import ASGIApp
 from model_server.feedback import openapi
 from model_server.feedback.accounts import AccountRoutes
 from model_server.feedback.attempts import Attempts
+from model_server.feedback.entries import EntryRoutes
 from model_server.feedback.login import LoginRoutes
 from model_server.feedback.parts import Parts
+from model_server.feedback.reports import ReportRoutes
 from model_server.http.replies import json_response
 from model_server.http.routing import ErrorsRaisedRouter
 from model_server.store import signing_keys
@@ -24,7 +26,10 @@ def build_router(parts: Parts) -> ASGIApp:
     """Return every route."""
     attempts = Attempts(parts.settings)
     accounts = [*LoginRoutes(parts, attempts).routes(), *AccountRoutes(parts, attempts).routes()]
-    return ErrorsRaisedRouter([*operations(parts), *accounts, *openapi.API.routes("/feedback")], redirect_slashes=False)
+    # In this order: what has a name comes before what is called by its id.
+    said = [*ReportRoutes(parts).routes(), *EntryRoutes(parts).routes()]
+    documents = openapi.API.routes("/feedback")
+    return ErrorsRaisedRouter([*operations(parts), *accounts, *documents, *said], redirect_slashes=False)
 
 
 def operations(parts: Parts) -> list[Route]:

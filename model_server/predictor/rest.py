@@ -129,16 +129,17 @@ class Routes:
         return self._reply({"name": self._service.name, "ready": True})
 
     async def metadata(self, request: Request) -> Response:
-        """V2 metadata: versions, platform, tensors."""
+        """V2 metadata: versions, platform, tensors; ``scores`` has the labels as a parameter."""
         path = request.path_params
         model = self._service.require(path["model"], path.get("version"))
+        *others, scores = tensors.describe_outputs(len(model.labels))
         return self._reply(
             {
                 "name": self._service.name,
                 "versions": [self._service.version],
                 "platform": model.runtime,
                 "inputs": tensors.describe_inputs(),
-                "outputs": tensors.describe_outputs(len(model.labels)),
+                "outputs": [*others, {**scores, "parameters": {"labels": list(model.labels)}}],
             }
         )
 

@@ -16,9 +16,9 @@ from model_server.breaker import Circuit
 from model_server.errors import DatabaseUnavailable
 from model_server.queue_proxy import metrics
 from model_server.queue_proxy.attempt import Away, attempt
-from model_server.queue_proxy.gather import Gatherer
 from model_server.queue_proxy.parts import Parts
 from model_server.store import runs
+from model_server.store.gather import Gatherer
 from model_server.store.models import CANCELLED
 from model_server.store.runs import Claimed, Outcome
 

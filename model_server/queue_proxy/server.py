@@ -18,6 +18,7 @@ from model_server.http.server import Server, listen, stop_signal
 from model_server.queue_proxy import app, metrics
 from model_server.queue_proxy.callbacks import CallbackDelivery
 from model_server.queue_proxy.dispatcher import Dispatcher
+from model_server.queue_proxy.labels import LabelLearner
 from model_server.queue_proxy.parts import Parts
 from model_server.store import retention
 
@@ -53,7 +54,8 @@ async def _run(settings: QueueProxySettings, *, serve: bool, dispatch: bool) -> 
         router = app.build_router(parts) if serve else app.build_operations(parts)
         server = Server(RequestEnvelope(router, RouteMeter(), settings), settings.shutdown_grace_seconds)
         stopping = stop_signal()
-        background = [asyncio.create_task(parts.watch.run())]
+        learner = LabelLearner(parts.database, parts.upstream)
+        background = [asyncio.create_task(parts.watch.run()), asyncio.create_task(learner.run())]
         dispatcher = Dispatcher(parts) if dispatch else None
         delivery = CallbackDelivery(settings, parts.database, parts.watch) if dispatch else None
         dispatching = asyncio.create_task(dispatcher.run()) if dispatcher else None

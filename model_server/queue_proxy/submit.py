@@ -22,13 +22,13 @@ from model_server.http.replies import json_response
 from model_server.queue_proxy import intake, metrics, prefer
 from model_server.queue_proxy.attempt import predictions_of
 from model_server.queue_proxy.callback_address import CallbackAddresses
-from model_server.queue_proxy.gather import Gatherer
 from model_server.queue_proxy.intake import Work
 from model_server.queue_proxy.parts import Parts
 from model_server.queue_proxy.predictions import PredictionRoutes
 from model_server.queue_proxy.prefer import Preferences
 from model_server.queue_proxy.resources import is_finished
 from model_server.store import submissions
+from model_server.store.gather import Gatherer
 from model_server.store.submissions import Accepted, Submission
 
 CALLBACK_HEADER = "Callback-Url"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 import aiohttp
@@ -44,6 +44,7 @@ class Upstream:
     def __init__(self, settings: QueueProxySettings) -> None:
         self._base = settings.predictor_url.rstrip("/")
         self._versions: dict[str, str] = {}
+        self._on_answer: list[Callable[[str, str], None]] = []
         self._session = ClientSession(
             connector=TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_SECONDS),
             timeout=ClientTimeout(total=settings.predictor_timeout_seconds, sock_connect=CONNECT_SECONDS),
@@ -55,6 +56,10 @@ class Upstream:
     def version(self, model: str) -> str | None:
         """Return the version that answered last for a model, None before the first answer."""
         return self._versions.get(model)
+
+    def on_answer(self, tell: Callable[[str, str], None]) -> None:
+        """Call ``tell(model, version)`` whenever a version answers for a model."""
+        self._on_answer.append(tell)
 
     @asynccontextmanager
     async def send(
@@ -71,6 +76,8 @@ class Upstream:
             ) as response:
                 if model and (version := response.headers.get(MODEL_VERSION_HEADER)):
                     self._versions[model] = version
+                    for tell in self._on_answer:
+                        tell(model, version)
                 yield response
         except (aiohttp.ConnectionTimeoutError, aiohttp.ClientConnectorError):
             raise Unavailable("The predictor cannot be reached. Try again later.") from None

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any, ClassVar, TypeAlias
 from uuid import UUID
 
-from sqlalchemy import CheckConstraint, ForeignKey, Index, LargeBinary, Row, SmallInteger, Table, Text, func, text
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    CheckConstraint,
+    ForeignKey,
+    Index,
+    LargeBinary,
+    Row,
+    SmallInteger,
+    Table,
+    Text,
+    func,
+    text,
+)
 from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -54,7 +67,13 @@ class Prediction(Base):
         Index("predictions_status", "status", "id", postgresql_where=text("status <> 'succeeded'")),
         Index("predictions_waiting", "priority", "id", postgresql_where=text("status = 'queued' AND leader IS NULL")),
         Index("predictions_deadline", "deadline", postgresql_where=_UNFINISHED),
-        Index("predictions_finished", "finished_at", postgresql_where=text("finished_at IS NOT NULL")),
+        # With what the report counts by, so that counting a million reads this index alone.
+        Index(
+            "predictions_finished",
+            "finished_at",
+            postgresql_include=["status", "model", "model_version"],
+            postgresql_where=text("finished_at IS NOT NULL"),
+        ),
         Index("predictions_leader", "leader", postgresql_where=text("leader IS NOT NULL")),
         Index("predictions_image", "image_sha256", postgresql_where=text("image_sha256 IS NOT NULL")),
         Index(
@@ -156,6 +175,69 @@ class SigningKey(Base):
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
+class PredictionCount(Base):
+    """How many predictions of a day (UTC, by their end) succeeded and were removed after their retention."""
+
+    __tablename__ = "prediction_counts"
+
+    model: Mapped[str] = mapped_column(primary_key=True)
+    model_version: Mapped[str] = mapped_column(primary_key=True)
+    day: Mapped[date] = mapped_column(primary_key=True)
+    predictions: Mapped[int] = mapped_column(BigInteger)
+
+
+class ModelLabels(Base):
+    """The classes of one model version, as the predictor named them: known also while it sleeps."""
+
+    __tablename__ = "model_labels"
+
+    model: Mapped[str] = mapped_column(primary_key=True)
+    model_version: Mapped[str] = mapped_column(primary_key=True)
+    labels: Mapped[list[str]] = mapped_column(ARRAY(Text))
+    seen_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Feedback(Base):
+    """What somebody said about a prediction. It repeats what it is about, and so outlives it.
+
+    ``author`` tells authors apart, also nameless ones; ``user_id`` is null for those and after a user is deleted.
+    ``is_right`` is null where there is a comment and no verdict; ``correct_class`` is null for that, and for "wrong" by
+    somebody who does not know better. ``is_private`` hides it from all but its author and admins.
+    """
+
+    __tablename__ = "feedback"
+    __table_args__ = (
+        Index(
+            "feedback_once",
+            "prediction_id",
+            "author",
+            unique=True,
+            postgresql_where=text("prediction_id IS NOT NULL"),
+        ),
+        Index("feedback_author", "author", "id"),
+        Index("feedback_user", "user_id", postgresql_where=text("user_id IS NOT NULL")),
+        Index("feedback_image", "image_sha256", postgresql_where=text("image_sha256 IS NOT NULL")),
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    author: Mapped[UUID]
+    user_id: Mapped[UUID | None] = mapped_column(ForeignKey("users.id", ondelete="SET NULL"))
+    is_private: Mapped[bool]
+    prediction_id: Mapped[UUID | None]
+    model: Mapped[str]
+    model_version: Mapped[str]
+    predicted_class: Mapped[str]
+    score: Mapped[float]
+    correct_class: Mapped[str | None]
+    is_right: Mapped[bool | None]
+    comment: Mapped[str]
+    image_file_name: Mapped[str]
+    image_sha256: Mapped[bytes | None] = mapped_column(ForeignKey("images.sha256"))
+    predicted_at: Mapped[datetime]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    updated_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
 def _table(model: type[Base]) -> Table:
     table = model.__table__
     assert isinstance(table, Table)  # noqa: S101 - each of our models is one table
@@ -164,6 +246,7 @@ def _table(model: type[Base]) -> Table:
 
 IMAGES, PREDICTIONS, CALLBACKS = _table(Image), _table(Prediction), _table(Callback)
 USERS, API_KEYS, SIGNING_KEYS = _table(User), _table(ApiKey), _table(SigningKey)
+FEEDBACK, MODEL_LABELS = _table(Feedback), _table(ModelLabels)
 RESOURCE_COLUMNS = tuple(column for column in PREDICTIONS.c if column.name != "document")
 """What a reply is made of: all but the request itself."""
 Record: TypeAlias = Row[*tuple[Any, ...]]

@@ -13,27 +13,42 @@ LOG_SECONDS = 3600
 """PgQueuer writes a line for each step of each job, which nothing here reads."""
 
 _PREDICTIONS = text("""
-    DELETE FROM predictions WHERE id IN (
-      SELECT id FROM predictions WHERE finished_at < now() - make_interval(secs => :seconds)
-      ORDER BY finished_at LIMIT :most FOR UPDATE SKIP LOCKED)
+    WITH gone AS (
+      DELETE FROM predictions WHERE id IN (
+        SELECT id FROM predictions WHERE finished_at < now() - make_interval(secs => :seconds)
+        ORDER BY finished_at LIMIT :most FOR UPDATE SKIP LOCKED)
+      RETURNING status, model, coalesce(model_version, '') AS model_version, finished_at
+    ), counted AS (
+      INSERT INTO prediction_counts (model, model_version, day, predictions)
+      SELECT model, model_version, (finished_at AT TIME ZONE 'UTC')::date AS day, count(*)
+      FROM gone WHERE status = 'succeeded' GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
+      ON CONFLICT (model, model_version, day)
+        DO UPDATE SET predictions = prediction_counts.predictions + EXCLUDED.predictions
+    )
+    SELECT count(*) FROM gone
 """)
 _IMAGES = text("""
     DELETE FROM images WHERE sha256 IN (
       SELECT sha256 FROM images AS i
       WHERE created_at < now() - make_interval(secs => :seconds)
         AND NOT EXISTS (SELECT FROM predictions AS p WHERE p.image_sha256 = i.sha256)
+        AND NOT EXISTS (SELECT FROM feedback AS f WHERE f.image_sha256 = i.sha256)
       LIMIT :most FOR UPDATE SKIP LOCKED)
 """)
 _LOG = text("DELETE FROM pgqueuer_log WHERE created < now() - make_interval(secs => :seconds)")
 
 
 async def sweep(database: Database, retention_seconds: float) -> tuple[int, int]:
-    """Remove finished predictions older than the retention, then images without any; return how many of each."""
+    """Remove finished predictions older than the retention, then images without any; return how many of each.
+
+    The report goes on counting what was removed, and the images that feedback is about stay.
+    """
     async with database.transaction() as connection:
-        predictions = await connection.execute(_PREDICTIONS, {"seconds": retention_seconds, "most": AT_ONCE})
+        counted = await connection.execute(_PREDICTIONS, {"seconds": retention_seconds, "most": AT_ONCE})
+        predictions: int = counted.scalar_one()
     async with database.transaction() as connection:
         grace = min(IMAGE_GRACE_SECONDS, retention_seconds)
         images = await connection.execute(_IMAGES, {"seconds": grace, "most": AT_ONCE})
     async with database.transaction() as connection:
         await connection.execute(_LOG, {"seconds": LOG_SECONDS})
-    return predictions.rowcount, images.rowcount
+    return predictions, images.rowcount

@@ -15,7 +15,8 @@ from model_server.exporter import SCALINGS, Preparation, Report
 from model_server.exporter.convert import Quantization
 from model_server.exporter.pictures import LabelledPictures
 from model_server.exporter.source import require_tensorflow
-from model_server.training import confusion, dataset
+from model_server.training import confusion, dataset, feedback
+from model_server.training.dataset import Split
 from model_server.training.fit import Listener, fit
 from model_server.training.network import with_mirror
 from model_server.training.recipe import Recipe
@@ -33,7 +34,8 @@ class Training:
     """What to train, on what, and what the bundle is to say about it.
 
     ``work`` keeps the checkpoints and the Keras model; ``trained_on`` replaces the name and size of the data set.
-    ``mirror`` has the bundle's model average its scores over a picture and its mirror image.
+    ``mirror`` has the bundle's model average its scores over a picture and its mirror image. ``feedback`` is an export
+    of what users labelled, each picture of which counts ``feedback_repeat`` times.
     """
 
     data: Path
@@ -44,6 +46,8 @@ class Training:
     recipe: Recipe = dataclasses.field(default_factory=Recipe)
     quantize: Quantization = "float16"
     mirror: bool = False
+    feedback: Path | None = None
+    feedback_repeat: int = 1
     trained_on: str | None = None
     licence: str | None = None
     restart: bool = False
@@ -61,7 +65,8 @@ def train(training: Training, output: Path, listener: Listener, *, force: bool) 
         raise ExportError(f"The pictures' side is {training.size}; the network needs at least {LEAST_SIZE}.")
     with exporter.new_folder(output, force=force) as folder:
         pictures, test = dataset.find_splits(training.data)
-        _fit(training, pictures, test, listener)
+        corrections = feedback.find(training.feedback, pictures.labels) if training.feedback else None
+        _fit(training, pictures, test, corrections, listener)
         options = exporter.Options(
             name=training.name,
             labels=pictures.labels,
@@ -69,7 +74,7 @@ def train(training: Training, output: Path, listener: Listener, *, force: bool) 
             preparation=PREPARATION,
             quantize=training.quantize,
             evaluation=test,
-            trained_on=_trained_on(training, pictures),
+            trained_on=_trained_on(training, pictures, corrections),
             licence=training.licence,
             threads=training.threads,
         )
@@ -89,7 +94,13 @@ def _original(training: Training) -> Path:
     return training.work / MIRRORED
 
 
-def _fit(training: Training, train: LabelledPictures, test: LabelledPictures, listener: Listener) -> None:
+def _fit(
+    training: Training,
+    train: LabelledPictures,
+    test: LabelledPictures,
+    corrections: LabelledPictures | None,
+    listener: Listener,
+) -> None:
     """Leave a fitted model in the work folder."""
     spec = InputSpec(
         height=training.size,
@@ -99,13 +110,25 @@ def _fit(training: Training, train: LabelledPictures, test: LabelledPictures, li
         filter=PREPARATION.filter,
     )
     examples = dataset.decode(train, train.labels, spec, listener.step)
+    tests = dataset.decode(test, train.labels, spec, listener.step)
+    if corrections:
+        corrected = dataset.decode(corrections, train.labels, spec, listener.step)
+        examples = _mix_in(examples, corrected, tests, training.feedback_repeat, listener)
     if _prepare_work(training, {"labels": train.labels, "train": examples.digest()}):
         return
-    tests = dataset.decode(test, train.labels, spec, listener.step)
     model = fit(examples, tests, training.recipe, training.work / CHECKPOINT, listener)
     model.save(training.work / f"unfinished-{MODEL}")
     (training.work / f"unfinished-{MODEL}").rename(training.work / MODEL)
     shutil.rmtree(training.work / CHECKPOINT, ignore_errors=True)
+
+
+def _mix_in(train: Split, corrected: Split, test: Split, repeat: int, listener: Listener) -> Split:
+    kept = feedback.without_copies(corrected, test)
+    left_out = len(corrected.images) - len(kept.images)
+    times = f", {repeat} times each" if repeat > 1 else ""
+    copies = f"; {left_out} left out: they are test pictures" if left_out else ""
+    listener.epoch(f"Feedback: {len(kept.images):,} pictures beside {len(train.images):,}{times}{copies}")
+    return feedback.mix_in(train, kept, repeat)
 
 
 def _prepare_work(training: Training, content: dict[str, object]) -> bool:
@@ -133,9 +156,8 @@ def _check_settings(work: Path, settings: dict[str, object]) -> None:
         )
 
 
-def _trained_on(training: Training, train: LabelledPictures) -> str:
+def _trained_on(training: Training, train: LabelledPictures, corrections: LabelledPictures | None) -> str:
     counted = f"{training.data.name}: {len(train):,} pictures of {len(train.labels)} classes"
     twice = "; scores averaged over each picture and its mirror image" if training.mirror else ""
-    return (
-        f"{training.trained_on or counted}, at {training.size} x {training.size}; {training.recipe.in_words()}{twice}"
-    )
+    labelled = f" and {len(corrections):,} that users labelled" if corrections else ""
+    return f"{training.trained_on or counted}{labelled}, at {training.size} x {training.size}; {training.recipe.in_words()}{twice}"

@@ -1,0 +1,180 @@
+"""Routes of feedback itself: give it, list one's own, look at its picture, take it back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from model_server.errors import Forbidden, ModelServerError, NotFound, Unavailable, Unprocessable, UnsupportedMediaType
+from model_server.feedback import authors, judgement, query
+from model_server.feedback.judgement import Author, Judgement
+from model_server.feedback.labels import LabelBook, LabelShelf
+from model_server.feedback.parts import Parts
+from model_server.http import body
+from model_server.http.replies import json_response
+from model_server.store import feedback as store
+from model_server.store.feedback import Entry
+from model_server.store.gather import Gatherer
+from model_server.store.models import Record
+
+LARGEST_BODY = 64 * 1024
+PICTURE_HEADERS = {
+    "Cache-Control": "private, max-age=3600",
+    # What a stranger sent is shown as an image or not at all.
+    "X-Content-Type-Options": "nosniff",
+    "Content-Security-Policy": "default-src 'none'; sandbox",
+}
+
+Item = tuple[Judgement, Author]
+
+
+class EntryRoutes:
+    """One method a route."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._database = parts.database
+        self._authentication = parts.authentication
+        self._limits = parts.settings.model_copy(update={"max_body_bytes": LARGEST_BODY})
+        self._shelf = LabelShelf(parts.database)
+        self._writer: Gatherer[Item, Record | ModelServerError] = Gatherer(self._write)
+
+    def routes(self) -> list[Route]:
+        """Return the routes."""
+        return [
+            *(
+                Route(path, method, methods=[verb])
+                for path in ("/feedback", "/feedback/")
+                for verb, method in (("POST", self.give), ("GET", self.list))
+            ),
+            Route("/feedback/labels", self.labels, methods=["GET"]),
+            Route("/feedback/{id}", self.remove, methods=["DELETE"]),
+            Route("/feedback/{id}/image", self.image, methods=["GET"]),
+        ]
+
+    async def give(self, request: Request) -> Response:
+        """Keep what the caller says of a prediction; a second word on the same one replaces the first."""
+        caller = await self._authentication.admit(request.scope)
+        # A page elsewhere may send a form or a text here without being asked; JSON it may not.
+        if body.media_type(request.scope) != "application/json":
+            raise UnsupportedMediaType("Feedback is JSON; send it as application/json.")
+        content = await body.read(request.scope, request.receive, self._limits)
+        said = judgement.parse(body.parse_json(content, self._limits.max_json_values))
+        result = await self._writer.put((said, authors.author_of(request, caller)))
+        if isinstance(result, ModelServerError):
+            raise result
+        return json_response(resource(result), HTTPStatus.CREATED)
+
+    async def list(self, request: Request) -> Response:
+        """Return a page of the caller's own feedback, newest first; with ``all``, an administrator's, everybody's."""
+        caller = await self._authentication.admit(request.scope)
+        everybody = query.flag(request.query_params, "all")
+        if everybody and not caller.is_admin:
+            raise Forbidden("Only administrators see everybody's feedback.")
+        author = authors.author_of(request, caller)
+        wanted, before = query.limit(request.query_params), query.cursor(request.query_params)
+        rows = await store.page(self._database, None if everybody else author.key, wanted + 1, before)
+        if author.key == authors.NOBODY and not everybody:
+            rows = []
+        after = query.as_cursor(rows[wanted - 1].id) if len(rows) > wanted else None
+        response = json_response({"feedback": [resource(row) for row in rows[:wanted]], "next_cursor": after})
+        authors.introduce(response, author)
+        return response
+
+    async def labels(self, request: Request) -> Response:
+        """Return the classes of a model version, of the one last seen where none is named."""
+        await self._authentication.admit(request.scope)
+        model, version = (query.name(request.query_params, key) for key in ("model", "version"))
+        row = (await self._shelf.book()).find(model, version) or (await self._shelf.book(fresh=True)).find(
+            model, version
+        )
+        if row is None:
+            raise NotFound("The classes of this model version are not known; they are learned as it predicts.")
+        return json_response({"model": row.model, "version": row.model_version, "labels": row.labels})
+
+    async def image(self, request: Request) -> Response:
+        """Return the picture that an entry is about, as it was sent."""
+        row = await self._visible(request)
+        found = await store.image(self._database, row.id)
+        if found is None:
+            raise NotFound("This feedback is about no picture that is kept.")
+        headers = {**PICTURE_HEADERS, "ETag": f'"{row.image_sha256.hex()}"'}
+        return Response(found.content, headers=headers, media_type=found.media_type)
+
+    async def remove(self, request: Request) -> Response:
+        """Take an entry back."""
+        row = await self._visible(request)
+        caller = await self._authentication.admit(request.scope)
+        author = authors.author_of(request, caller)
+        if not caller.is_admin and (row.author != author.key or author.key == authors.NOBODY):
+            raise Forbidden("Only its author takes feedback back, or an administrator.")
+        await store.remove(self._database, row.id)
+        return Response(status_code=HTTPStatus.NO_CONTENT)
+
+    async def _visible(self, request: Request) -> Record:
+        """Return an entry; raises NotFound where there is none that the caller may see."""
+        caller = await self._authentication.admit(request.scope)
+        identifier = query.identifier(request.path_params["id"])
+        row = await store.one(self._database, identifier)
+        if row is None or not (
+            caller.is_admin
+            or row.author == authors.author_of(request, caller).key
+            or (caller.sees_unowned and not row.is_private)
+        ):
+            raise NotFound(f"There is no feedback {identifier}.")
+        return row
+
+    async def _write(self, items: Sequence[Item]) -> list[Record | ModelServerError]:
+        """Write what can be written, in one transaction; in order, the rows or what is wrong."""
+        book = await self._shelf.book()
+        async with self._database.transaction() as connection:
+            ids = {said.prediction_id for said, _ in items} - {None}
+            about = await store.predictions(connection, [one for one in ids if one])
+            entries = [_entry(item, about, book) for item in items]
+            if any(isinstance(entry, Unavailable | Unprocessable) for entry in entries):
+                # Perhaps of a version that has just begun to answer.
+                book = await self._shelf.book(fresh=True)
+                entries = [_entry(item, about, book) for item in items]
+            saved = iter(await store.save(connection, [entry for entry in entries if isinstance(entry, Entry)]))
+        return [next(saved) if isinstance(entry, Entry) else entry for entry in entries]
+
+
+def _entry(item: Item, about: dict[Any, Record], book: LabelBook) -> Entry | ModelServerError:
+    said, author = item
+    try:
+        if said.prediction_id is None:
+            return judgement.of_words(said, author, book)
+        return judgement.of_prediction(said, author, about.get(said.prediction_id), book)
+    except ModelServerError as error:
+        return error
+
+
+def resource(row: Record) -> dict[str, Any]:
+    """Return an entry as callers see it; ``correct`` is null where there is no verdict."""
+    links = {"image": f"/feedback/{row.id}/image"} if row.image_sha256 is not None else {}
+    return {
+        "id": str(row.id),
+        "prediction_id": None if row.prediction_id is None else str(row.prediction_id),
+        "user_id": None if row.user_id is None else str(row.user_id),
+        "model": row.model,
+        "model_version": row.model_version or None,
+        "predicted_class": row.predicted_class,
+        "score": row.score,
+        "correct": row.is_right,
+        "correct_class": row.correct_class,
+        "feedback": row.comment,
+        "image_file_name": row.image_file_name,
+        "predicted_at": _time(row.predicted_at),
+        "created_at": _time(row.created_at),
+        "updated_at": _time(row.updated_at),
+        "links": links,
+    }
+
+
+def _time(moment: Any) -> str:
+    text: str = moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return text

@@ -1,0 +1,85 @@
+"""Query parameters and identifiers of the feedback routes, checked."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping
+from datetime import date
+from uuid import UUID
+
+from model_server.errors import InvalidInput, NotFound
+from model_server.store.report import Scope
+
+DEFAULT_PAGE, LARGEST_PAGE = 20, 100
+LONGEST = 255
+
+
+def scope(given: Mapping[str, str]) -> Scope:
+    """Return what ``model``, ``version``, ``from`` and ``to`` choose; raises InvalidInput."""
+    first, last = day(given, "from"), day(given, "to")
+    if first and last and first > last:
+        raise InvalidInput("from is a day after to.")
+    return Scope(name(given, "model"), name(given, "version"), first, last)
+
+
+def name(given: Mapping[str, str], key: str) -> str | None:
+    """Return a name, None where it is left out; raises InvalidInput."""
+    value = given.get(key)
+    if value is not None and ("\0" in value or len(value) > LONGEST):
+        raise InvalidInput(f"{key} is a name of at most {LONGEST} characters.")
+    return value
+
+
+def day(given: Mapping[str, str], key: str) -> date | None:
+    """Return a day such as 2026-01-31, None where it is left out; raises InvalidInput."""
+    value = given.get(key)
+    if value is None:
+        return None
+    try:
+        found = date.fromisoformat(value)
+    except ValueError:
+        found = None
+    if found is None or not 1970 <= found.year <= 9998:
+        raise InvalidInput(f"{key} is a day such as 2026-01-31, in UTC, not {value[:32]!r}.")
+    return found
+
+
+def flag(given: Mapping[str, str], key: str) -> bool:
+    """Return whether a parameter is ``true``; raises InvalidInput."""
+    value = given.get(key, "false")
+    if value not in {"true", "false"}:
+        raise InvalidInput(f"{key} is true or false, not {value[:32]!r}.")
+    return value == "true"
+
+
+def limit(given: Mapping[str, str]) -> int:
+    """Return how many entries a page has at most; raises InvalidInput."""
+    value = given.get("limit", str(DEFAULT_PAGE))
+    if not (value.isascii() and value.isdecimal() and len(value) < 9 and 1 <= int(value) <= LARGEST_PAGE):
+        raise InvalidInput(f"limit is an integer of 1 to {LARGEST_PAGE}, not {value[:32]!r}.")
+    return int(value)
+
+
+def as_cursor(last: UUID) -> str:
+    """Return the cursor of the page behind an entry."""
+    return base64.urlsafe_b64encode(last.bytes).decode().rstrip("=")
+
+
+def cursor(given: Mapping[str, str]) -> UUID | None:
+    """Return the entry that a page follows, None for the first; raises InvalidInput."""
+    value = given.get("cursor")
+    if value is None:
+        return None
+    try:
+        return UUID(bytes=base64.b64decode(f"{value}==", altchars=b"-_", validate=True))
+    except (binascii.Error, ValueError):
+        raise InvalidInput("cursor is not one that a page of this list gave.") from None
+
+
+def identifier(text: str) -> UUID:
+    """Return the id in a path; raises NotFound."""
+    try:
+        return UUID(text)
+    except ValueError:
+        raise NotFound(f"There is no feedback {text[:64]!r}.") from None

@@ -1,0 +1,103 @@
+"""Learning which classes a model version has, while the predictor is awake to say so."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import Any
+from urllib.parse import quote
+
+import orjson
+
+from model_server.errors import ModelServerError
+from model_server.queue_proxy.upstream import Upstream
+from model_server.schema import MODEL_VERSION_HEADER
+from model_server.store import labels
+from model_server.store.database import Database
+
+logger = logging.getLogger(__name__)
+
+AGAIN_SECONDS = 2
+"""Beside a canary, another version may answer: the wanted one is asked for again."""
+TRIES = 30
+REFRESH_SECONDS = 600
+"""A version that was exported anew under its old name may have other classes."""
+
+Version = tuple[str, str]
+
+
+class LabelLearner:
+    """Asks for the labels of each version that answers a prediction, and keeps them in PostgreSQL."""
+
+    def __init__(self, database: Database, upstream: Upstream) -> None:
+        self._database = database
+        self._upstream = upstream
+        self._wanted: dict[Version, int] = {}
+        self._learned: dict[Version, float] = {}
+        self._more = asyncio.Event()
+        upstream.on_answer(self._answered)
+
+    def _answered(self, model: str, version: str) -> None:
+        key = model, version
+        if key in self._wanted or time.monotonic() - self._learned.get(key, -REFRESH_SECONDS) < REFRESH_SECONDS:
+            return
+        self._wanted[key] = TRIES
+        self._more.set()
+
+    async def run(self) -> None:
+        """Learn until cancelled."""
+        while True:
+            await self._more.wait()
+            self._more.clear()
+            while self._wanted:
+                for key in list(self._wanted):
+                    await self._try(key)
+                if self._wanted:
+                    await asyncio.sleep(AGAIN_SECONDS)
+
+    async def _try(self, key: Version) -> None:
+        model, _ = key
+        try:
+            found = await self._ask(model)
+            if found is not None:
+                version, names = found
+                await labels.remember(self._database, model, version, names)
+                self._finish((model, version))
+        except ModelServerError as error:
+            logger.info("labels not learned yet", extra={"model": model, "reason": str(error)})
+        if key in self._wanted:
+            self._wanted[key] -= 1
+            if self._wanted[key] <= 0:
+                # Asked for again after a while, should it answer then.
+                self._finish(key)
+
+    def _finish(self, key: Version) -> None:
+        self._wanted.pop(key, None)
+        self._learned[key] = time.monotonic()
+
+    async def _ask(self, model: str) -> tuple[str, list[str]] | None:
+        """Return the version that answers now and its labels; None where the predictor does not name them."""
+        async with self._upstream.send("GET", f"/v2/models/{quote(model, safe='')}", {}, None) as response:
+            body = await response.read()
+            version = response.headers.get(MODEL_VERSION_HEADER)
+            names = _labels(body) if response.status == 200 else None
+        return (version, names) if version and names else None
+
+
+def _labels(body: bytes) -> list[str] | None:
+    """Return the labels in V2 metadata, the parameter of an output; None where there are none."""
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None
+    for output in _list(document, "outputs"):
+        names = _list(output.get("parameters") if isinstance(output, dict) else None, "labels")
+        if names and all(isinstance(name, str) and "\0" not in name for name in names):
+            return names
+    return None
+
+
+def _list(holder: object, key: str) -> list[Any]:
+    value = holder.get(key) if isinstance(holder, dict) else None
+    return value if isinstance(value, list) else []
