@@ -49,7 +49,7 @@ class EntryRoutes:
             *(
                 Route(path, method, methods=[verb])
                 for path in ("/feedback", "/feedback/")
-                for verb, method in (("POST", self.give), ("GET", self.list))
+                for verb, method in (("POST", self.give), ("GET", self.own))
             ),
             Route("/feedback/labels", self.labels, methods=["GET"]),
             Route("/feedback/{id}", self.remove, methods=["DELETE"]),
@@ -69,7 +69,7 @@ class EntryRoutes:
             raise result
         return json_response(resource(result), HTTPStatus.CREATED)
 
-    async def list(self, request: Request) -> Response:
+    async def own(self, request: Request) -> Response:
         """Return a page of the caller's own feedback, newest first; with ``all``, an administrator's, everybody's."""
         caller = await self._authentication.admit(request.scope)
         everybody = query.flag(request.query_params, "all")

@@ -51,7 +51,7 @@ def _prediction(version: str, label: str, score: float) -> dict[str, Any]:
     return {"model_version": version, "score": score, "result": [choice]}
 
 
-def annotations(document: object) -> Iterator[Annotation]:
+def read_annotations(document: object) -> Iterator[Annotation]:
     """Yield the annotations of exported tasks, those that cannot be read with their problem; skipped ones not at all.
 
     Raises Unprocessable where the document is no list of tasks.

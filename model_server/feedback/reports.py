@@ -94,7 +94,7 @@ class ReportRoutes:
             document = orjson.loads(content)
         except orjson.JSONDecodeError as error:
             raise InvalidInput(f"The body is not JSON: {error}.") from None
-        found = list(label_studio.annotations(document))
+        found = list(label_studio.read_annotations(document))
         return json_response(await import_annotations(self._parts.database, found))
 
 

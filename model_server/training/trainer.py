@@ -160,4 +160,5 @@ def _trained_on(training: Training, train: LabelledPictures, corrections: Labell
     counted = f"{training.data.name}: {len(train):,} pictures of {len(train.labels)} classes"
     twice = "; scores averaged over each picture and its mirror image" if training.mirror else ""
     labelled = f" and {len(corrections):,} that users labelled" if corrections else ""
-    return f"{training.trained_on or counted}{labelled}, at {training.size} x {training.size}; {training.recipe.in_words()}{twice}"
+    name = f"{training.trained_on or counted}{labelled}"
+    return f"{name}, at {training.size} x {training.size}; {training.recipe.in_words()}{twice}"
