@@ -6,8 +6,6 @@ import contextlib
 import hashlib
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -15,15 +13,15 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import accounts_server
 import httpx
 import psycopg
+from accounts_server import SECRET
 
-from conftest import end_process, free_port, wait_until_answers
 from model_server.accounts import tokens
 from model_server.store.identifiers import new_id
 from queue_server import rows
 
-SECRET = "a secret of at least thirty-two characters"
 LABELS = ["bird", "cat", "dog", "frog"]
 MODEL, VERSION = "pets", "1"
 
@@ -54,8 +52,6 @@ class FeedbackService:
 
     url: str
     database_url: str
-    process: subprocess.Popen[bytes]
-    log: Path
 
     @property
     def anonymous(self) -> User:
@@ -79,25 +75,8 @@ class FeedbackService:
 @contextlib.contextmanager
 def running_feedback(log: Path, database_url: str, **settings: object) -> Iterator[FeedbackService]:
     """Start a feedback service with MODEL_SERVER_ settings and wait until it is ready."""
-    port = free_port()
-    ours = {
-        "database_url": database_url,
-        "feedback_port": port,
-        "log_format": "text",
-        "token_secret": SECRET,
-        **settings,
-    }
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("MODEL_SERVER_")}
-    environment |= {f"MODEL_SERVER_{name.upper()}": str(value) for name, value in ours.items()}
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "model_server", "feedback"], env=environment, stdout=output, stderr=output
-        )
-    try:
-        wait_until_answers(f"http://127.0.0.1:{port}/readyz", process, log)
-        yield FeedbackService(f"http://127.0.0.1:{port}", database_url, process, log)
-    finally:
-        end_process(process)
+    with accounts_server.running_feedback(log, database_url, token_secret=SECRET, **settings) as (url, _):
+        yield FeedbackService(url, database_url)
 
 
 def know_labels(database_url: str, model: str = MODEL, version: str = VERSION, labels: list[str] = LABELS) -> None:

@@ -15,7 +15,7 @@ from model_server.feedback import authors, judgement, query
 from model_server.feedback.judgement import Author, Judgement
 from model_server.feedback.labels import LabelBook, LabelShelf
 from model_server.feedback.parts import Parts
-from model_server.http import body
+from model_server.http import body, paging
 from model_server.http.replies import json_response
 from model_server.store import feedback as store
 from model_server.store.feedback import Entry
@@ -76,11 +76,11 @@ class EntryRoutes:
         if everybody and not caller.is_admin:
             raise Forbidden("Only administrators see everybody's feedback.")
         author = authors.author_of(request, caller)
-        wanted, before = query.limit(request.query_params), query.cursor(request.query_params)
-        rows = await store.page(self._database, None if everybody else author.key, wanted + 1, before)
-        if author.key == authors.NOBODY and not everybody:
-            rows = []
-        after = query.as_cursor(rows[wanted - 1].id) if len(rows) > wanted else None
+        wanted, before = paging.limit(request), paging.cursor(request)
+        rows: list[Record] = []
+        if everybody or author.key != authors.NOBODY:
+            rows = await store.page(self._database, None if everybody else author.key, wanted + 1, before)
+        after = paging.next_cursor(rows, wanted)
         response = json_response({"feedback": [resource(row) for row in rows[:wanted]], "next_cursor": after})
         authors.introduce(response, author)
         return response

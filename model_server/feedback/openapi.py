@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from model_server.feedback import openapi_feedback as said
 from model_server.http.openapi import Api, Operations, path_parameter, query
 
 USER = {"$ref": "#/components/schemas/User"}
@@ -74,7 +75,7 @@ BODIES = {
     ("post", "/user/"): {"required": True, "content": _json(NEW_USER | {"additionalProperties": False})},
     ("post", "/user/{id}/keys"): {"required": True, "content": _json(NEW_KEY | {"additionalProperties": False})},
 }
-CONTENT = {
+CONTENT: dict[str | tuple[str, str], Any] = {
     ("post", "/login"): _json(TOKEN),
     ("post", "/user/"): _json(USER),
     ("get", "/user/"): _json(_object(["users"], users={"type": "array", "items": USER})),
@@ -84,4 +85,10 @@ CONTENT = {
     "/metrics": {"text/plain": {"schema": _TEXT}},
     "/feedback/docs": {"text/html": {"schema": _TEXT}},
 }
-API = Api("model-server feedback", {**ACCOUNTS, **OPERATIONS}, bodies=BODIES, content=CONTENT, schemas=SCHEMAS)
+API = Api(
+    "model-server feedback",
+    {**ACCOUNTS, **said.OPERATIONS, **OPERATIONS},
+    bodies={**BODIES, **said.BODIES},
+    content={**CONTENT, **said.CONTENT},
+    schemas={**SCHEMAS, **said.SCHEMAS},
+)

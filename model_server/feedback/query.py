@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import Mapping
 from datetime import date
 from uuid import UUID
@@ -11,7 +9,6 @@ from uuid import UUID
 from model_server.errors import InvalidInput, NotFound
 from model_server.store.report import Scope
 
-DEFAULT_PAGE, LARGEST_PAGE = 20, 100
 LONGEST = 255
 
 
@@ -51,30 +48,6 @@ def flag(given: Mapping[str, str], key: str) -> bool:
     if value not in {"true", "false"}:
         raise InvalidInput(f"{key} is true or false, not {value[:32]!r}.")
     return value == "true"
-
-
-def limit(given: Mapping[str, str]) -> int:
-    """Return how many entries a page has at most; raises InvalidInput."""
-    value = given.get("limit", str(DEFAULT_PAGE))
-    if not (value.isascii() and value.isdecimal() and len(value) < 9 and 1 <= int(value) <= LARGEST_PAGE):
-        raise InvalidInput(f"limit is an integer of 1 to {LARGEST_PAGE}, not {value[:32]!r}.")
-    return int(value)
-
-
-def as_cursor(last: UUID) -> str:
-    """Return the cursor of the page behind an entry."""
-    return base64.urlsafe_b64encode(last.bytes).decode().rstrip("=")
-
-
-def cursor(given: Mapping[str, str]) -> UUID | None:
-    """Return the entry that a page follows, None for the first; raises InvalidInput."""
-    value = given.get("cursor")
-    if value is None:
-        return None
-    try:
-        return UUID(bytes=base64.b64decode(f"{value}==", altchars=b"-_", validate=True))
-    except (binascii.Error, ValueError):
-        raise InvalidInput("cursor is not one that a page of this list gave.") from None
 
 
 def identifier(text: str) -> UUID:
