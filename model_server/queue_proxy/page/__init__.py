@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import mimetypes
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from starlette.requests import Request
@@ -13,6 +14,7 @@ from starlette.routing import Route
 from model_server.errors import NotFound
 
 FOLDER = Path(__file__).parent
+PAGES = {"/": "index.html", "/report": "report.html", "/my-feedback": "my-feedback.html"}
 SUFFIXES = frozenset({".html", ".css", ".js", ".svg"})
 HEADERS = {
     "Content-Security-Policy": (
@@ -43,11 +45,14 @@ class PageFile:
 
 
 def routes() -> list[Route]:
-    """Return ``/`` and ``/page/{name}``; the latter raises NotFound for a name the page does not have."""
+    """Return the pages and ``/page/{name}``; the latter raises NotFound for a name that is none of their files."""
     files = {path.name: PageFile(path) for path in FOLDER.iterdir() if path.suffix in SUFFIXES}
 
-    async def index(request: Request) -> Response:
-        return files["index.html"].response(request)
+    def page(name: str) -> Callable[[Request], Awaitable[Response]]:
+        async def answer(request: Request) -> Response:
+            return files[name].response(request)
+
+        return answer
 
     async def asset(request: Request) -> Response:
         name = request.path_params["name"]
@@ -55,4 +60,4 @@ def routes() -> list[Route]:
             raise NotFound("The page has no such file.")
         return files[name].response(request)
 
-    return [Route("/", index), Route("/page/{name}", asset)]
+    return [*(Route(path, page(name)) for path, name in PAGES.items()), Route("/page/{name}", asset)]

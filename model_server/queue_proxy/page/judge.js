@@ -6,8 +6,10 @@ const clone = (id) => document.getElementById(id).content.cloneNode(true);
 const said = new Map(); // prediction id → the feedback that was given
 const labels = new Map(); // model and version → a promise of its classes
 
+const recalled = recall();
+
 /** Fetch what was said on earlier visits; what cannot be had now is not needed. */
-export async function recall() {
+async function recall() {
   try {
     for (const entry of (await feedback.mine()).feedback) {
       if (entry.prediction_id && !said.has(entry.prediction_id)) said.set(entry.prediction_id, entry);
@@ -26,8 +28,8 @@ export function verdict({ correct, correct_class: correctClass }) {
 
 /** The question below a result. `announce` says to a screen reader what has become of the answer. */
 export class Judge {
-  constructor(result, announce) {
-    Object.assign(this, { result, announce });
+  constructor(result, fileName, announce) {
+    Object.assign(this, { result, fileName, announce });
     this.element = clone("judge-template").firstElementChild;
     const find = (name) => this.element.querySelector(name);
     Object.assign(this, { form: find("form"), input: find("input"), comment: find("textarea"), words: find(".judge-words") });
@@ -39,6 +41,9 @@ export class Judge {
     this.input.addEventListener("input", () => this.input.setCustomValidity(""));
     this.form.addEventListener("submit", (event) => this.#send(event));
     this.#rest(false);
+    recalled.then(() => {
+      if (this.form.hidden) this.#rest(false);
+    });
   }
 
   get #entry() {
@@ -98,7 +103,8 @@ export class Judge {
     this.submit.disabled = true;
     const verdict = named ? { correct_class: named } : { correct: this.isRight };
     try {
-      const entry = await feedback.give({ prediction_id: this.result.id, feedback: this.comment.value.trim(), ...this.about, ...verdict });
+      const about = { prediction_id: this.result.id, image_file_name: this.fileName.slice(0, 255) };
+      const entry = await feedback.give({ ...about, feedback: this.comment.value.trim(), ...verdict });
       said.set(this.result.id, entry);
       this.#rest(true);
       this.announce(`Thank you. ${this.words.textContent}`);

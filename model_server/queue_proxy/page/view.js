@@ -1,5 +1,6 @@
 // What is on the screen: a row for each picture, the detail of one, the progress of many. Text is set as text only.
 
+import { Judge } from "./judge.js";
 import { duration, explanation, moment, percent, standing } from "./words.js";
 
 const byId = (id) => document.getElementById(id);
@@ -95,6 +96,8 @@ export class Detail {
     if (this.#bars === Boolean(found)) return;
     this.#bars = Boolean(found);
     this.#find(".bars").replaceChildren(...(found ? found.top.slice(0, 5).map(bar) : []));
+    const judge = found ? [new Judge(this.#picture.result, this.#picture.name, announce).element] : [];
+    this.#find(".judging").replaceChildren(...judge);
   }
 
   #updateFacts({ result, state }) {
