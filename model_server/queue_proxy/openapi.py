@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from model_server.http.openapi import Api, Operations, header, path_parameter, query
 
 RESOURCE = {"$ref": "#/components/schemas/Prediction"}
@@ -65,14 +67,16 @@ PATHS: Operations = {
     ("get", "/openapi.json"): ("This document.", [200], []),
     ("get", "/docs"): ("This document as a page.", [200], []),
     ("get", "/"): ("The web page.", [200, 404], []),
+    ("get", "/my-feedback"): ("The page with one's own feedback.", [200], []),
+    ("get", "/report"): ("The page with the report.", [200], []),
 }
-CONTENT = {
+CONTENT: dict[str | tuple[str, str], Any] = {
     "/v1/predictions/{id}": {"application/json": {"schema": RESOURCE}},
     "/v1/predictions/{id}/image": {"image/*": BINARY},
     "/v1/predictions/{id}/events": {"text/event-stream": {"schema": {"type": "string"}}},
     "/metrics": {"text/plain": {"schema": {"type": "string"}}},
     "/docs": {"text/html": {"schema": {"type": "string"}}},
-    "/": {"text/html": {"schema": {"type": "string"}}},
+    **{page: {"text/html": {"schema": {"type": "string"}}} for page in ("/", "/my-feedback", "/report")},
 }
 POSITION = (
     "While it is queued: how many are taken before it. Behind 100 others or more, the reply that accepts it has an "

@@ -1,6 +1,7 @@
 // The feedback service, seen from the page.
 
 import { ask } from "./api.js";
+import * as session from "./session.js";
 
 const PAGE = 50;
 
@@ -14,6 +15,11 @@ export async function give(entry) {
 export async function mine(cursor = null) {
   const after = cursor ? `&cursor=${encodeURIComponent(cursor)}` : "";
   return (await ask(`/feedback/?limit=${PAGE}${after}`)).json();
+}
+
+/** Return one's newest feedback, as far as it can be had without asking anybody to log in. */
+export async function newest() {
+  return (await ask(`/feedback/?limit=${PAGE}`, {}, { alone: session.current() === null })).json();
 }
 
 /** Take one's word back. */

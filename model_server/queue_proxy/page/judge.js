@@ -11,7 +11,7 @@ const recalled = recall();
 /** Fetch what was said on earlier visits; what cannot be had now is not needed. */
 async function recall() {
   try {
-    for (const entry of (await feedback.mine()).feedback) {
+    for (const entry of (await feedback.newest()).feedback) {
       if (entry.prediction_id && !said.has(entry.prediction_id)) said.set(entry.prediction_id, entry);
     }
   } catch (problem) {
@@ -74,7 +74,7 @@ export class Judge {
     this.form.querySelector(".judge-class").hidden = isRight;
     this.form.querySelector(".judge-title").textContent = isRight ? "Right" : "Wrong";
     this.comment.value = this.#entry?.feedback ?? "";
-    this.input.value = (!isRight && this.#entry?.correct_class) || "";
+    this.input.value = this.#entry?.correct === false ? (this.#entry.correct_class ?? "") : "";
     if (isRight) return this.submit.focus();
     this.input.focus();
     this.#offer();
@@ -84,9 +84,9 @@ export class Judge {
   async #offer() {
     this.labels = null;
     try {
-      this.labels = await classes(this.result);
-      const list = this.element.querySelector("datalist");
-      list.replaceChildren(...this.labels.map((name) => new Option("", name)));
+      const said = this.result.predictions[0].label;
+      this.labels = (await classes(this.result)).filter((name) => name !== said);
+      this.element.querySelector("datalist").replaceChildren(...this.labels.map((name) => new Option("", name)));
     } catch (problem) {
       this.#fail(problem);
     }
@@ -96,7 +96,7 @@ export class Judge {
     event.preventDefault();
     const named = this.isRight ? "" : this.#named();
     if (named && this.labels && !this.labels.includes(named)) {
-      this.input.setCustomValidity("The model has no such class; choose one of the list, or leave this empty.");
+      this.input.setCustomValidity("The model has no other class of this name; choose one of the list, or leave this empty.");
       this.input.reportValidity();
       return;
     }
