@@ -28,6 +28,7 @@ class System:
 
     url: str
     predictor_url: str
+    feedback_url: str
     process: subprocess.Popen[bytes]
     data: Path
     log: Path
@@ -63,7 +64,11 @@ class System:
         with contextlib.suppress(httpx.TransportError):
             return all(
                 httpx.get(url).status_code == 200
-                for url in (f"{self.url}/readyz", f"{self.predictor_url}/v2/health/ready")
+                for url in (
+                    f"{self.url}/readyz",
+                    f"{self.feedback_url}/readyz",
+                    f"{self.predictor_url}/v2/health/ready",
+                )
             )
         return False
 
@@ -120,6 +125,7 @@ def running_system(folder: Path, **settings: object) -> Iterator[System]:
     system = System(
         f"http://127.0.0.1:{environment['MODEL_SERVER_QUEUE_PROXY_PORT']}",
         f"http://127.0.0.1:{environment['MODEL_SERVER_PREDICTOR_PORT']}",
+        f"http://127.0.0.1:{environment['MODEL_SERVER_FEEDBACK_PORT']}",
         process,
         Path(environment["MODEL_SERVER_DATA_DIR"]),
         log,

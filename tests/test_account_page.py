@@ -45,7 +45,7 @@ def fill(visit: Visit, email: str, password: str = PASSWORD, name: str | None = 
         form.locator("[name=name]").fill(name)
     form.locator("[name=email]").fill(email)
     form.locator("[name=password]").fill(password)
-    form.locator(".again").click()
+    form.locator(".go").click()
 
 
 def log_in(visit: Visit, email: str, password: str = PASSWORD) -> None:

@@ -15,7 +15,7 @@ const MARKUP = `
     <label>E-mail<input name="email" type="email" autocomplete="username" required></label>
     <label>Password<input name="password" type="password" required></label>
     <p class="account-problem" role="alert"></p>
-    <div class="actions"><button class="again"></button><button type="button" class="quiet other"></button></div>
+    <div class="actions"><button class="go"></button><button type="button" class="quiet other"></button></div>
   </form>
   <div class="mine">
     <p class="mine-email"></p>
@@ -23,9 +23,9 @@ const MARKUP = `
     <p class="account-hint">A program sends one as <code>Authorization: Bearer …</code> instead of logging in.</p>
     <ul class="keys" role="list"></ul>
     <div class="new-key" hidden><p>Copy it now: it is not shown again.</p><output></output><button type="button" class="quiet copy">Copy</button></div>
-    <form class="key-form"><label>What the key is for<input name="name" maxlength="100" required placeholder="Nightly import"></label><button class="again">Make a key</button></form>
+    <form class="key-form"><label>What the key is for<input name="name" maxlength="100" required placeholder="Nightly import"></label><button class="go">Make a key</button></form>
     <p class="account-problem" role="alert"></p>
-    <div class="actions"><button type="button" class="again log-out">Log out</button><button type="button" class="quiet delete">Delete my account</button></div>
+    <div class="actions"><button type="button" class="go log-out">Log out</button><button type="button" class="quiet delete">Delete my account</button></div>
   </div>
 </dialog>`;
 
@@ -58,7 +58,7 @@ function showEntry() {
   const { password } = entry.elements;
   password.autocomplete = registering ? "new-password" : "current-password";
   password.placeholder = registering && policy ? `${policy.password_min_length} characters or more` : "";
-  find(".entry-form .again").textContent = registering ? "Register" : "Log in";
+  find(".entry-form .go").textContent = registering ? "Register" : "Log in";
   find(".other").textContent = registering ? "I have an account" : "I have no account yet";
   find(".other").hidden = !registering && policy?.registration === "closed";
 }
