@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 
+import psycopg
 import pytest
 import uvloop
 from sqlalchemy.engine import make_url
@@ -309,6 +310,22 @@ def test_a_claim_goes_on_behind_entries_that_need_no_run(run, database_url):
 
     run(work)
     assert rows(database_url, "SELECT count(*) FROM pgqueuer") == [(3,)]
+
+
+def test_a_submission_that_fails_leaves_nothing_and_the_next_goes_through(run, database_url):
+    async def work(database: Database) -> None:
+        bad = submission(parameters={"a": "\0"})
+        with pytest.raises(psycopg.DataError):
+            await submissions.submit(database, [submission(), bad])
+        assert rows(database_url, "SELECT count(*) FROM images") == [(0,)]
+        ends_sessions = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() "
+        rows(database_url, ends_sessions + "AND pid <> pg_backend_pid()")
+        with pytest.raises(DatabaseUnavailable):
+            await submit(database, submission())
+        await submit(database, submission())
+
+    run(work)
+    assert rows(database_url, "SELECT count(*) FROM predictions") == [(1,)]
 
 
 def test_an_idempotency_key_names_one_request(run):
