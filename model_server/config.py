@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from model_server.errors import SettingsError
 
 ENV_PREFIX = "MODEL_SERVER_"
 MIB = 1024 * 1024
+URL_PATTERN = r"^https?://[^/\s]+(/[^\s?#]*)?$"
 
 RuntimeName = Literal["litert", "openvino", "tensorflow"]
 InputDtype = Literal["float32", "uint8", "int8"]
@@ -112,6 +113,15 @@ class PredictorSettings(ServiceSettings):
     )
 
 
+class WeightedPredictor(BaseModel):
+    """One of several predictors: ``weight`` to the sum of all is its share of the callers."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    url: str = Field(pattern=URL_PATTERN)
+    weight: int = Field(ge=1, le=1000)
+
+
 class DatabaseSettings(LogSettings):
     """Where the database is, and how much of it one process takes."""
 
@@ -149,8 +159,16 @@ class QueueProxySettings(ServiceSettings, DatabaseSettings, AccessSettings):
 
     predictor_url: str = Field(
         "http://127.0.0.1:8080",
-        pattern=r"^https?://[^/\s]+(/[^\s?#]*)?$",
+        pattern=URL_PATTERN,
         description="Where predictions are made, without the `/v1/models/…` part.",
+    )
+    predictors: tuple[WeightedPredictor, ...] = Field(
+        (),
+        description='Several predictors instead, such as a model and its canary, as JSON: `[{"url": "http://a", '
+        '"weight": 90}, …]`. A caller stays with one; while one is away, the heaviest does its work.',
+    )
+    model_name: str | None = Field(
+        None, description="What `GET /v1/models` tells while the predictor is away, as one that sleeps is."
     )
     predictor_timeout_seconds: float = Field(
         60, gt=0, description="An attempt that takes longer counts as failed, seconds; above the slowest prediction."

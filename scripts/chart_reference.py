@@ -18,12 +18,8 @@ from model_server.config import ROLES, LogSettings
 
 TABLE = "<!-- values -->", "<!-- /values -->"
 ROLE_OF = {"predictor": "predictor", "queueProxy": "queue-proxy", "feedback": "feedback"}
-SET_BY_THE_CHART = {
-    "predictor": {"model_dir", "model_name", "predictor_host", "predictor_port", "predictor_grpc_port"},
-    "queue-proxy": {"mode", "predictor_url", "predictors", "queue_proxy_host", "queue_proxy_port", "feedback_url"},
-    "feedback": {"mode", "feedback_host", "feedback_port"},
-}
-"""Settings that follow from other values; a secret one comes from a secret, by ``extraEnv``."""
+SET_BY_THE_CHART = {"mode", "model_dir", "model_name", "predictors", "predictor_url", "feedback_url"}
+"""Settings that follow from other values, as hosts and ports do; a secret one comes from a secret, by ``extraEnv``."""
 STRING, COUNT = {"type": "string"}, {"type": "integer", "minimum": 1}
 STRINGS = {"type": "object", "additionalProperties": STRING}
 PERCENT = {"type": "integer", "minimum": 1, "maximum": 100}
@@ -84,7 +80,7 @@ def settings_schema(role: str) -> dict[str, Any]:
     settings: type[BaseSettings] = ROLES.get(role, LogSettings)
     kept = settings.model_json_schema()
     left_out = {name for name, field in settings.model_fields.items() if SecretStr in _types(field.annotation)}
-    left_out |= SET_BY_THE_CHART[role]
+    left_out |= SET_BY_THE_CHART | {name for name in settings.model_fields if name.endswith(("_host", "_port"))}
     parts = {name: _plain(part) for name, part in kept["properties"].items() if name not in left_out}
     return {"type": "object", "additionalProperties": False, "properties": parts}
 

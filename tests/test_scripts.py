@@ -49,7 +49,13 @@ class Machine:
         for name in ("pyproject.toml", "constraints.txt"):
             shutil.copy(REPOSITORY / name, self.root)
         browser = "#!/bin/bash\n"
-        for name, content in {"python3": PYTHON, "apt-get": APT_GET, "sudo": SUDO, "chromium": browser}.items():
+        for name, content in {
+            "python3": PYTHON,
+            "apt-get": APT_GET,
+            "sudo": SUDO,
+            "chromium": browser,
+            "helm": browser,
+        }.items():
             self.place(name, content)
 
     def place(self, name: str, content: str) -> None:

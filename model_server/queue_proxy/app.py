@@ -11,17 +11,18 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from model_server.accounts.authentication import Authentication
 from model_server.config import QueueProxySettings
 from model_server.errors import DatabaseUnavailable, NotReady
 from model_server.http import body
 from model_server.http.replies import json_response
 from model_server.http.routing import ErrorsRaisedRouter
 from model_server.queue_proxy import infer_request, intake, openapi, page, prefer
+from model_server.queue_proxy.model_list import ModelList
 from model_server.queue_proxy.parts import Parts
 from model_server.queue_proxy.passthrough import PassThrough
 from model_server.queue_proxy.predictions import PredictionRoutes
 from model_server.queue_proxy.sidecar import SIDECAR_PATHS
+from model_server.queue_proxy.split import take_place
 from model_server.queue_proxy.submit import ReadWork, SubmitRoute
 
 logger = logging.getLogger(__name__)
@@ -39,6 +40,7 @@ class Door:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         caller = await self._parts.authentication.admit(scope)
+        take_place(scope, self._parts.settings, caller.user_id)
         wishes = prefer.preferences(scope, self._parts.settings.wait_most_seconds)
         if not wishes.respond_async:
             await self._through(scope, receive, send)
@@ -75,14 +77,16 @@ class Forms:
 class Guard:
     """Metadata and health for everybody; whatever else the protocols have is a prediction, for whom it is meant."""
 
-    def __init__(self, authentication: Authentication, through: PassThrough) -> None:
-        self._authentication = authentication
+    def __init__(self, parts: Parts, through: PassThrough) -> None:
+        self._parts = parts
         self._through = through
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
+        user_id = None
         if scope["method"] not in {"GET", "HEAD"}:
-            await self._authentication.admit(scope)
+            user_id = (await self._parts.authentication.admit(scope)).user_id
+        take_place(scope, self._parts.settings, user_id)
         await self._through(scope, receive, send)
 
 
@@ -91,7 +95,7 @@ def build_router(parts: Parts) -> ASGIApp:
     predictions = PredictionRoutes(parts)
     submit = SubmitRoute(parts, predictions)
     through = PassThrough(parts.settings, parts.upstream, parts.cache)
-    guarded = Guard(parts.authentication, through)
+    guarded = Guard(parts, through)
     predict = Door(parts, Forms(parts.settings, through), submit, intake.read_work)
     infer = Door(parts, through, submit, infer_request.read_work)
     one = "/v1/predictions/{id}"
@@ -107,6 +111,7 @@ def build_router(parts: Parts) -> ASGIApp:
             *openapi.API.routes(),
             Route("/v1/models/{model}:predict", predict, methods=["POST"]),
             Route("/v2/models/{model}/infer", infer, methods=["POST"]),
+            Route("/v1/models", ModelList(guarded, parts.settings.model_name), methods=["GET"]),
             Route("/v1/models{rest:path}", guarded),
             Route("/v2{rest:path}", guarded),
             *(Route(path, parts.sidecar) for path in SIDECAR_PATHS),

@@ -11,7 +11,8 @@ import orjson
 
 from model_server.errors import BadGateway, GatewayTimeout, Unavailable
 from model_server.queue_proxy.cache import Reply, ReplyCache
-from model_server.queue_proxy.upstream import Upstream, read_reply
+from model_server.queue_proxy.split import Split
+from model_server.queue_proxy.upstream import read_reply
 from model_server.schema import REQUEST_ID_HEADER
 from model_server.store.runs import Claimed, Outcome
 
@@ -31,7 +32,7 @@ class Away(Exception):
         self.busy = busy
 
 
-async def attempt(upstream: Upstream, cache: ReplyCache, claimed: Claimed) -> Outcome:
+async def attempt(upstream: Split, cache: ReplyCache, claimed: Claimed) -> Outcome:
     """Ask the predictor once; an outcome with ``retry_seconds`` is to be tried again. Raises Away.
 
     What an identical request is asking now is not asked again. What one has found before is not taken: a result would
@@ -48,7 +49,7 @@ async def attempt(upstream: Upstream, cache: ReplyCache, claimed: Claimed) -> Ou
         raise Away(str(error), busy=False) from None
 
 
-async def _ask(upstream: Upstream, claimed: Claimed) -> Reply:
+async def _ask(upstream: Split, claimed: Claimed) -> Reply:
     content, media_type = _request_body(claimed)
     headers = {"Content-Type": media_type, REQUEST_ID_HEADER: claimed.request_id or claimed.id.hex}
     if claimed.traceparent:

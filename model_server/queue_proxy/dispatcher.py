@@ -17,14 +17,15 @@ from model_server.errors import DatabaseUnavailable
 from model_server.queue_proxy import metrics
 from model_server.queue_proxy.attempt import Away, attempt
 from model_server.queue_proxy.parts import Parts
+from model_server.queue_proxy.split import FAILURES_THAT_OPEN, place
 from model_server.store import runs
 from model_server.store.gather import Gatherer
+from model_server.store.identifiers import place_in
 from model_server.store.models import CANCELLED
 from model_server.store.runs import Claimed, Outcome
 
 logger = logging.getLogger(__name__)
 
-FAILURES_THAT_OPEN = 3
 DATABASE_PAUSE_SECONDS = 0.5
 EXPIRE_SECONDS = 1
 AWAY_RETRY_SECONDS = 0.2
@@ -132,6 +133,7 @@ class Dispatcher:
 
     async def _attempt(self, claimed: Claimed) -> Outcome:
         begun = time.perf_counter()
+        place.set(place_in(claimed.id))
         try:
             outcome = await attempt(self._upstream, self._cache, claimed)
         except Away as reason:

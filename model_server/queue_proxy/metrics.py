@@ -40,6 +40,14 @@ DISCARDED = Counter(
 )
 IN_FLIGHT = Gauge("model_server_queue_proxy_dispatch_in_flight", "Predictions this process has at the predictor.")
 CIRCUIT_OPEN = Gauge("model_server_queue_proxy_circuit_open", "1 while the dispatcher holds back: predictor away.")
+PREDICTOR_REQUESTS = Counter(
+    "model_server_queue_proxy_predictor_requests", "Requests sent to each predictor, queued ones too.", ["predictor"]
+)
+PREDICTOR_AWAY = Gauge(
+    "model_server_queue_proxy_predictor_away",
+    "1 while a predictor of little weight is away, and the heaviest does its work.",
+    ["predictor"],
+)
 SYNC_IN_FLIGHT = Gauge("model_server_queue_proxy_sync_in_flight", "Synchronous requests at the predictor.")
 SYNC_WAITING = Gauge("model_server_queue_proxy_sync_waiting", "Synchronous requests that wait for a slot.")
 SYNC_CACHE = Counter(

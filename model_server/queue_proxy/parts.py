@@ -9,7 +9,7 @@ from model_server.config import QueueProxySettings
 from model_server.queue_proxy.cache import ReplyCache
 from model_server.queue_proxy.resources import Resources
 from model_server.queue_proxy.sidecar import Sidecar
-from model_server.queue_proxy.upstream import Upstream
+from model_server.queue_proxy.split import Split
 from model_server.queue_proxy.watch import Watch
 from model_server.store.database import Database, url_of
 
@@ -21,7 +21,7 @@ class Parts:
     settings: QueueProxySettings
     database: Database
     authentication: Authentication
-    upstream: Upstream
+    upstream: Split
     sidecar: Sidecar
     cache: ReplyCache
     watch: Watch
@@ -35,7 +35,7 @@ class Parts:
             settings,
             database,
             Authentication(settings, database),
-            Upstream(settings),
+            Split(settings),
             Sidecar(settings),
             ReplyCache(settings.cache_seconds, settings.cache_bytes),
             Watch(database),

@@ -11,14 +11,14 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive, Scope, Send
 
 from model_server import telemetry
-from model_server.breaker import Breaker
 from model_server.config import QueueProxySettings
 from model_server.errors import BadGateway, PayloadTooLarge
 from model_server.http import body
 from model_server.queue_proxy import metrics, prefer
 from model_server.queue_proxy.cache import CacheUse, Reply, ReplyCache
 from model_server.queue_proxy.intake import fingerprint
-from model_server.queue_proxy.upstream import HOP_BY_HOP, Body, Upstream, end_to_end_headers, read_reply
+from model_server.queue_proxy.split import Split
+from model_server.queue_proxy.upstream import HOP_BY_HOP, Body, end_to_end_headers, read_reply
 from model_server.schema import BINARY_HEADER, REQUEST_ID_HEADER
 
 NOT_SENT = HOP_BY_HOP | {b"authorization", b"x-request-id", b"expect", b"prefer"}
@@ -32,13 +32,10 @@ CACHE_STATUSES: dict[CacheUse | None, bytes] = {"hit": b"hit", "collapsed": b"fw
 class PassThrough:
     """ASGI application in front of the predictor."""
 
-    def __init__(self, settings: QueueProxySettings, upstream: Upstream, cache: ReplyCache) -> None:
+    def __init__(self, settings: QueueProxySettings, upstream: Split, cache: ReplyCache) -> None:
         self._settings = settings
         self._upstream = upstream
         self._cache = cache
-        self._breaker = Breaker(settings.sync_in_flight, settings.sync_waiting)
-        metrics.SYNC_IN_FLIGHT.set_function(lambda: self._breaker.in_flight)
-        metrics.SYNC_WAITING.set_function(lambda: self._breaker.waiting)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -50,7 +47,7 @@ class PassThrough:
         upload = Upload(receive, self._settings.max_body_bytes)
         try:
             async with (
-                self._breaker.slot(),
+                self._upstream.slot(),
                 self._send(scope, upload if has_body(scope) else None, model) as response,
             ):
                 await relay(response, send)
@@ -63,14 +60,14 @@ class PassThrough:
         if prefer.wants_fresh(scope):
             await _reply(await self._fetch(scope, data, model), b"fwd=request", send)
             return
-        key = _key(scope, data, model)
+        key = _key(scope, data, model) + self._upstream.identity()
         reply, use = await self._cache.obtain(
             key, self._upstream.version(model), lambda: self._fetch(scope, data, model)
         )
         await _reply(reply, CACHE_STATUSES[use], send)
 
     async def _fetch(self, scope: Scope, data: bytes, model: str) -> Reply:
-        async with self._breaker.slot(), self._send(scope, data, model) as response:
+        async with self._upstream.slot(), self._send(scope, data, model) as response:
             return await read_reply(response)
 
     def _send(self, scope: Scope, content: Body, model: str | None) -> AbstractAsyncContextManager[ClientResponse]:

@@ -27,6 +27,7 @@ from model_server.queue_proxy.parts import Parts
 from model_server.queue_proxy.predictions import PredictionRoutes
 from model_server.queue_proxy.prefer import Preferences
 from model_server.queue_proxy.resources import is_finished
+from model_server.queue_proxy.split import place
 from model_server.store import submissions
 from model_server.store.gather import Gatherer
 from model_server.store.submissions import Accepted, Submission
@@ -105,6 +106,7 @@ class SubmitRoute:
         image_sha256 = work.image_sha256
         content_sha256 = image_sha256 or hashlib.sha256(work.document or b"").digest()
         identity = intake.fingerprint(model, content_sha256, work.parameters)
+        work_identity = identity + self._upstream.identity()
         version = self._upstream.version(model)
         reuse = settings.cache_seconds > 0 and not prefer.wants_fresh(scope)
         return Submission(
@@ -117,9 +119,10 @@ class SubmitRoute:
             parameters=work.parameters,
             priority=prefer.urgency(scope),
             deadline_seconds=deadline,
-            work=identity if reuse else None,
+            work=work_identity if reuse else None,
             version=version,
-            known=self._known(identity, version) if reuse else None,
+            place=place.get(),
+            known=self._known(work_identity, version) if reuse else None,
             reuse_seconds=settings.cache_seconds,
             idempotency_key=key,
             fingerprint=_request_fingerprint(identity, callback_url) if key else None,

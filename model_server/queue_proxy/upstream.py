@@ -39,10 +39,10 @@ Headers = Mapping[str, str] | Sequence[tuple[str, str]]
 
 
 class Upstream:
-    """HTTP to the predictor. Create it inside a running loop."""
+    """HTTP to one predictor. Create it inside a running loop."""
 
-    def __init__(self, settings: QueueProxySettings) -> None:
-        self._base = settings.predictor_url.rstrip("/")
+    def __init__(self, settings: QueueProxySettings, url: str) -> None:
+        self.url = url.rstrip("/")
         self._versions: dict[str, str] = {}
         self._on_answer: list[Callable[[str, str], None]] = []
         self._session = ClientSession(
@@ -69,7 +69,7 @@ class Upstream:
 
         Raises Unavailable where nobody listens, GatewayTimeout, BadGateway where the connection breaks.
         """
-        url = URL(self._base + target, encoded=True)
+        url = URL(self.url + target, encoded=True)
         try:
             async with self._session.request(
                 method, url, headers=headers, data=body, allow_redirects=False
@@ -90,7 +90,7 @@ class Upstream:
         """Whether the predictor says that it can predict."""
         try:
             timeout = ClientTimeout(total=PROBE_SECONDS)
-            async with self._session.get(self._base + READY_PATH, timeout=timeout) as response:
+            async with self._session.get(self.url + READY_PATH, timeout=timeout) as response:
                 return response.status == 200
         except (TimeoutError, aiohttp.ClientError, OSError):
             return False

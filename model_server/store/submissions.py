@@ -92,6 +92,8 @@ class Submission:
     work: bytes | None = None
     """Hash of everything that decides the result; None: computed anew in any case."""
     version: str | None = None
+    place: int | None = None
+    """Of its caller in a split; see ``new_id``."""
     reuse_seconds: float = 0
     known: list[Any] | None = None
     """Predictions that ``version`` has made of the same work; stored at once as this one's result."""
@@ -183,7 +185,7 @@ def _images(submissions: Sequence[Submission]) -> dict[str, list[Any]]:
 def _values(submission: Submission, leader: UUID | None = None) -> dict[str, Any]:
     known = None if submission.known is None or leader else orjson.dumps(submission.known).decode()
     return {
-        "id": new_id(),
+        "id": new_id(submission.place),
         "user_id": submission.user_id,
         "model": submission.model,
         "version": submission.version,
