@@ -26,7 +26,8 @@ Document = dict[str, Any]
 
 
 def tool(name: str) -> str:
-    found = shutil.which(name, path=f"{TOOLS}:{os.environ['PATH']}")
+    """Return a program; KUBEBUILDER_ASSETS is where setup-envtest puts kube-apiserver, etcd and kubectl."""
+    found = shutil.which(name, path=f"{TOOLS}:{os.environ['PATH']}:{os.environ.get('KUBEBUILDER_ASSETS', '')}")
     if not found:
         pytest.skip(f"{name} is missing; scripts/bootstrap-tools {name} installs it")
     return found
