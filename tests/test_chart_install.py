@@ -86,7 +86,7 @@ def test_a_canary_comes_and_goes_by_upgrades(api: ApiServer, namespace: str) -> 
     upgrade = ["upgrade", "release", str(CHART), "-n", namespace]
     api.helm(*upgrade, "--values", str(CHART / "ci" / "standard-canary.yaml"))
     assert canary in api.names(namespace)
-    api.helm(*upgrade)
+    api.helm(*upgrade, "--reset-values")
     assert canary not in api.names(namespace)
 
 
