@@ -14,7 +14,7 @@ import yaml
 from pydantic import SecretStr
 from pydantic_settings import BaseSettings
 
-from model_server.config import ROLES, LogSettings
+from model_server.config import ROLES
 
 TABLE = "<!-- values -->", "<!-- /values -->"
 ROLE_OF = {"predictor": "predictor", "queueProxy": "queue-proxy", "feedback": "feedback"}
@@ -77,7 +77,7 @@ def schema_of(value: Any, path: str = "") -> dict[str, Any]:
 
 def settings_schema(role: str) -> dict[str, Any]:
     """Return the schema of a role's settings, less those that the chart sets and those that are secret."""
-    settings: type[BaseSettings] = ROLES.get(role, LogSettings)
+    settings: type[BaseSettings] = ROLES[role]
     kept = settings.model_json_schema()
     left_out = {name for name, field in settings.model_fields.items() if SecretStr in _types(field.annotation)}
     left_out |= SET_BY_THE_CHART | {name for name in settings.model_fields if name.endswith(("_host", "_port"))}
