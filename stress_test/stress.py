@@ -21,7 +21,7 @@ from pathlib import Path
 
 import summary
 from local_system import LocalSystem, first_model, local_system
-from observer import observing
+from observer import Observer
 from shapes import FUNCTIONS
 
 HERE = Path(__file__).parent
@@ -96,7 +96,8 @@ def run(given: argparse.Namespace) -> int:
     given.output.mkdir(parents=True, exist_ok=True)
     with target(given) as aim:
         model = os.environ.get("STRESS_MODEL") or first_model(aim.url)
-        with observing(aim.url, aim.replicas, aim.cpu_seconds, os.environ.get("STRESS_TOKEN")) as samples:
+        observer = Observer(aim.url, aim.replicas, aim.cpu_seconds, os.environ.get("STRESS_TOKEN"))
+        with observer.watching() as samples:
             status = run_locust(given, aim, model)
     (given.output / "samples.jsonl").write_text("".join(f"{sample.as_json()}\n" for sample in samples))
     load = f"{given.shape or 'constant'}, {given.users} users, {given.seconds:g} s, model {model}"
