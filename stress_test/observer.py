@@ -19,6 +19,7 @@ logger = logging.getLogger(__name__)
 
 SAMPLE_SECONDS = 1.0
 LATENCY = "model_server_queue_proxy_request_seconds_bucket"
+ROUTES = {"/v1/models", "/v2"}
 Buckets = Mapping[float, float]
 """Upper bound in seconds to requests that took no longer."""
 
@@ -102,7 +103,7 @@ def buckets(text: str) -> dict[float, float]:
     found: dict[float, float] = {}
     for family in text_string_to_metric_families(text):
         for one in family.samples:
-            if one.name == LATENCY and "/models/" in one.labels.get("route", ""):
+            if one.name == LATENCY and one.labels["route"] in ROUTES:
                 bound = float(one.labels["le"])
                 found[bound] = found.get(bound, 0.0) + one.value
     return found
