@@ -20,8 +20,8 @@ from pathlib import Path
 import stress
 import summary
 from chaos_ledger import Check, table
-from cluster import PREDICTOR, Pods
 from observer import Observer, Sample
+from pods import PREDICTOR, Pods
 from processes import progress
 from shapes import FUNCTIONS
 from slo import RESULT

@@ -32,6 +32,8 @@ POLL_SECONDS = 5
 AGAIN_SECONDS = 1
 FINISHED = frozenset({"succeeded", "failed", "cancelled"})
 
+if SETTINGS.grpc:
+    from grpc_client import GrpcClient
 if SETTINGS.shape:
     Shape = shapes.shape(SETTINGS.shape, SETTINGS.users, SETTINGS.seconds)
 
@@ -87,6 +89,7 @@ class PageUser(Caller):
     """Opens the page."""
 
     weight = SETTINGS.page_weight
+    wait_time = constant(SETTINGS.person_seconds)
 
     @task
     def open(self) -> None:
@@ -190,6 +193,7 @@ class FeedbackUser(Caller):
     """Says of a picture whether its class was right."""
 
     weight = SETTINGS.feedback_weight
+    wait_time = constant(SETTINGS.person_seconds)
 
     @task
     def judge(self) -> None:
@@ -214,8 +218,6 @@ class GrpcUser(User):
 
     def on_start(self) -> None:
         """Open a channel."""
-        from grpc_client import GrpcClient
-
         self.client = GrpcClient(str(SETTINGS.grpc), model_name(self.host), self.environment)
 
     def on_stop(self) -> None:

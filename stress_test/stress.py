@@ -59,7 +59,7 @@ def _predictors(system: LocalSystem) -> int:
 def _replicas_in_cluster(given: argparse.Namespace) -> Callable[[], int | None]:
     if not given.selector:
         return lambda: None
-    from cluster import Pods
+    from pods import Pods
 
     pods = Pods(given.namespace, given.selector)
     return pods.ready
@@ -73,14 +73,10 @@ def run_locust(given: argparse.Namespace, aim: Target, model: str) -> int:
     if pictures:
         environment["STRESS_PICTURES"] = str(pictures.resolve())
     command = [sys.executable, "-m", "locust", "--locustfile", str(HERE / "locustfile.py"), "--headless"]
-    command += ["--host", aim.url, "--only-summary", "--loglevel", "WARNING", "--stop-timeout", "10"]
-    command += [
-        "--html",
-        str(given.output / "report.html"),
-        "--csv",
-        str(given.output / "locust"),
-        "--csv-full-history",
-    ]
+    command += ["--host", aim.url, "--only-summary", "--stop-timeout", "10"]
+    for option, name in (("--logfile", "locust.log"), ("--html", "report.html"), ("--csv", "locust")):
+        command += [option, str(given.output / name)]
+    command.append("--csv-full-history")
     if given.processes > 1:
         command += ["--processes", str(given.processes)]
     if given.shape:
@@ -88,8 +84,8 @@ def run_locust(given: argparse.Namespace, aim: Target, model: str) -> int:
         environment["STRESS_USERS"] = str(given.users)
     else:
         command += ["--users", str(given.users), "--spawn-rate", str(given.users), "--run-time", f"{given.seconds:g}s"]
-    with (given.output / "locust.log").open("wb") as log:
-        return subprocess.run(command, env=environment, stdout=log, check=False).returncode
+    with (given.output / "locust.txt").open("wb") as output:
+        return subprocess.run(command, env=environment, stdout=output, check=False).returncode
 
 
 def run(given: argparse.Namespace) -> int:
@@ -101,9 +97,13 @@ def run(given: argparse.Namespace) -> int:
             status = run_locust(given, aim, model)
     (given.output / "samples.jsonl").write_text("".join(f"{sample.as_json()}\n" for sample in samples))
     load = f"{given.shape or 'constant'}, {given.users} users, {given.seconds:g} s, model {model}"
-    text = summary.write(given.output, f"{aim.name}: {load}", samples, (given.output / "locust.log").read_text())
+    verdict = (given.output / "locust.txt").read_text(encoding="utf-8")
+    text = summary.write(given.output, f"{aim.name}: {load}", samples, verdict)
     print(text)
     print(f"{given.output / 'report.html'} and {given.output / 'summary.png'} show it over time.")
+    if "Traceback" in (given.output / "locust.log").read_text(encoding="utf-8"):
+        print(f"A user did not work at all; {given.output / 'locust.log'} says why.", file=sys.stderr)
+        return 1
     return status
 
 

@@ -70,7 +70,9 @@ def draw(file: Path, history: Sequence[Row], samples: Sequence[Sample]) -> None:
     figure, (rates, latency, capacity) = plt.subplots(3, 1, sharex=True, figsize=(9, 8), layout="constrained")
     rates.plot(times, _numbers(history, "Requests/s"), color="tab:blue", label="requests/s")
     rates.plot(times, _numbers(history, "Failures/s"), color="tab:red", label="errors/s")
-    rates.plot(times, _numbers(history, "User Count"), color="tab:gray", linestyle=":", label="users")
+    users = rates.twinx()
+    users.step(times, _numbers(history, "User Count"), where="post", color="tab:gray", linestyle=":", label="users")
+    users.set_ylabel("users")
     for name, colour in (("50%", "tab:green"), ("95%", "tab:orange"), ("99%", "tab:red")):
         latency.plot(times, _numbers(history, name), color=colour, label=f"p{name.rstrip('%')}, last 10 s")
     latency.set_ylabel("ms")
