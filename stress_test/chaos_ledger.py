@@ -91,7 +91,7 @@ def judge_jobs(ledger: Ledger, jobs: Jobs) -> list[Check]:
         Check("the queue is empty", jobs.left == 0, f"{jobs.left} entries left"),
         Check("no job that nobody was told of is unfinished",
               all(status in {"succeeded", "failed"} for status in jobs.statuses.values()),
-              f"{strangers} jobs whose 202 was lost on its way"),
+              f"{strangers} jobs of probes, or whose 202 was lost on its way"),
     ]  # fmt: skip
 
 

@@ -124,15 +124,16 @@ def read(file: Path) -> dict[str, dict[str, float]]:
 def run(given: argparse.Namespace) -> int:
     bench = Bench(given.image.read_bytes(), given.seconds, read(given.results))
     missing = [cell for cell in matrix() if cell.key() not in bench.known]
+    wanted = missing[: given.most]
     given.results.parent.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + given.minutes * 60
     done = 0
-    for server, cells in itertools.groupby(missing, lambda cell: cell.server):
+    for server, cells in itertools.groupby(wanted, lambda cell: cell.server):
         if time.monotonic() > deadline:
             break
         with local_system(model_dir=given.model_dir.resolve(), **server.settings(), **SETTINGS) as system:
             for cell in itertools.takewhile(lambda _: time.monotonic() < deadline, cells):
-                progress(f"{done + 1} of {len(missing)}: {cell}")
+                progress(f"{done + 1} of {len(wanted)}: {cell}")
                 bench.known[cell.key()] = measured = bench.measure(system, cell)
                 with given.results.open("a", encoding="utf-8") as file:
                     file.write(json.dumps({"cell": asdict(cell), "measured": measured}) + "\n")
@@ -149,6 +150,7 @@ def main() -> int:
     parser.add_argument("--results", type=Path, required=True, help="JSON lines, added to")
     parser.add_argument("--seconds", type=float, default=5, help="of each closed cell, after the warm-up")
     parser.add_argument("--minutes", type=float, default=600, help="no cell is begun after this")
+    parser.add_argument("--most", type=int, help="measure no more cells than these")
     return run(parser.parse_args())
 
 
