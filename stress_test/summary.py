@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from observer import Sample
 
@@ -66,33 +65,24 @@ def draw(file: Path, history: Sequence[Row], samples: Sequence[Sample]) -> None:
     from matplotlib import pyplot as plt
 
     begin = samples[0].at
-    times = [int(row["Timestamp"]) - begin for row in history]
-    figure, (rates, latency, capacity) = plt.subplots(3, 1, sharex=True, figsize=(9, 8), layout="constrained")
+    times, sampled = [int(row["Timestamp"]) - begin for row in history], [sample.at - begin for sample in samples]
+    figure, (rates, latency, replicas) = plt.subplots(3, 1, sharex=True, figsize=(9, 8), layout="constrained")
+    users, queue = rates.twinx(), replicas.twinx()
     rates.plot(times, _numbers(history, "Requests/s"), color="tab:blue", label="requests/s")
     rates.plot(times, _numbers(history, "Failures/s"), color="tab:red", label="errors/s")
-    users = rates.twinx()
     users.step(times, _numbers(history, "User Count"), where="post", color="tab:gray", linestyle=":", label="users")
-    users.set_ylabel("users")
     for name, colour in (("50%", "tab:green"), ("95%", "tab:orange"), ("99%", "tab:red")):
         latency.plot(times, _numbers(history, name), color=colour, label=f"p{name.rstrip('%')}, last 10 s")
-    latency.set_ylabel("ms")
-    capacity.step([sample.at - begin for sample in samples], [_or_nan(s.replicas) for s in samples], where="post",
-                  color="tab:blue", label="replicas")  # fmt: skip
-    queue = capacity.twinx()
-    queue.plot([sample.at - begin for sample in samples], [_or_nan(sample.queued) for sample in samples],
-               color="tab:purple", label="queued")  # fmt: skip
-    queue.set_ylabel("predictions that wait")
-    capacity.set_ylabel("replicas")
-    capacity.set_xlabel("s")
-    capacity.yaxis.get_major_locator().set_params(integer=True)
-    for axes, side in (
-        (rates, "upper left"),
-        (latency, "upper left"),
-        (capacity, "upper left"),
-        (queue, "upper right"),
-    ):
-        axes.set_ylim(bottom=0)
-        axes.legend(loc=side, fontsize="small")
+    replicas.step(sampled, _known([one.replicas for one in samples]), where="post", label="replicas")
+    queue.plot(sampled, _known([one.queued for one in samples]), color="tab:purple", label="queued")
+    names = {rates: "requests/s", users: "users", latency: "ms", replicas: "replicas", queue: "predictions that wait"}
+    for axes, name in names.items():
+        is_right = axes in {users, queue}
+        axes.set_ylabel(name)
+        axes.set_ylim(0, axes.get_ylim()[1] * 1.25)  # room for the legend
+        axes.yaxis.get_major_locator().set_params(integer=True)
+        axes.legend(loc="upper right" if is_right else "upper left", fontsize="small")
+    replicas.set_xlabel("s")
     figure.savefig(file, dpi=110)
     plt.close(figure)
 
@@ -101,5 +91,5 @@ def _numbers(rows: Sequence[Row], name: str) -> list[float]:
     return [float(row[name]) if row[name] not in {"", "N/A"} else float("nan") for row in rows]
 
 
-def _or_nan(value: Any) -> float:
-    return float("nan") if value is None else float(value)
+def _known(values: Sequence[int | None]) -> list[float]:
+    return [float("nan") if value is None else float(value) for value in values]
