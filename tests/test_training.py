@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import tarfile
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from model_server.cli.train import train as train_command
 from model_server.errors import ExportError
 from model_server.exporter.pictures import OWN_FILES
 from model_server.exporter.progress import silent
-from model_server.training import confusion, dataset, trainer
+from model_server.training import confusion, dataset, feedback, trainer
 from model_server.training.augmentation import augment, mix
 from model_server.training.fit import Listener
 from model_server.training.recipe import Cycle, Recipe, one_cycle
@@ -228,3 +229,70 @@ def test_the_confusion_matrix_is_drawn_for_few_and_many_classes(tmp_path, classe
     picture = Image.open(tmp_path / "c.png")
     assert min(picture.size) > 500
     assert max(picture.size) < 2500
+
+
+def as_export(path: Path, pictures: list[tuple[bytes, str]], lines: list[bytes] | None = None) -> Path:
+    """Write what /feedback/export sends."""
+    names = [f"images/{number}.png" for number in range(len(pictures))]
+    labels = [
+        json.dumps({"image": name, "label": label}).encode() for name, (_, label) in zip(names, pictures, strict=True)
+    ]
+    members = {
+        "labels.jsonl": b"\n".join(lines or labels),
+        **dict(zip(names, [data for data, _ in pictures], strict=True)),
+    }
+    with tarfile.open(path, "w") as archive:
+        for name, data in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    return path
+
+
+def test_what_users_labelled_is_trained_on_but_for_test_pictures(pictures, tmp_path):
+    labelled = [(drawn("cold", 1000 + number), "warm") for number in range(6)]
+    export = as_export(tmp_path / "export.tar", [*labelled, (drawn("warm", 100), "warm")])
+    recipe = Recipe(epochs=1, batch_size=20, peak_learning_rate=0.02)
+    training = trainer.Training(
+        pictures, tmp_path / "work", "weather", size=16, recipe=recipe, feedback=export, feedback_repeat=3
+    )
+    told: list[str] = []
+    report = trainer.train(training, tmp_path / "bundle", Listener(silent, told.append), force=False)
+    assert told[0] == "Feedback: 6 pictures beside 40, 3 times each; 1 left out: they are test pictures"
+    assert report.manifest.trained_on.startswith(
+        "weather.zip: 40 pictures of 2 classes and 7 that users labelled, at 16"
+    )
+    assert report.manifest.accuracy.images == 8
+    train, _ = dataset.find_splits(pictures)
+    split = dataset.decode(train, train.labels, SPEC, silent)
+    added = dataset.decode(feedback.find(export, train.labels), train.labels, SPEC, silent)
+    mixed = feedback.mix_in(split, added, 3)
+    assert (len(mixed.images), mixed.classes[-7:].tolist()) == (40 + 21, [1] * 7)
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (
+            [b'{"image": "images/0.png", "label": "hot"}'],
+            r"line 1 of labels.jsonl names the class 'hot', which is not in",
+        ),
+        ([b'{"image": "images/0.png"}'], r'line 1 of labels.jsonl has no "image" and "label"'),
+        ([b"nonsense"], r"line 1 of labels.jsonl has no"),
+        ([b"7"], r"line 1 of labels.jsonl has no"),
+    ],
+)
+def test_feedback_that_cannot_be_trained_on_is_refused_in_a_sentence(tmp_path, lines, message):
+    export = as_export(tmp_path / "export.tar", [(drawn("warm", 1), "warm")], lines)
+    with pytest.raises(ExportError, match=message):
+        feedback.find(export, ["cold", "warm"])
+
+
+def test_feedback_that_is_no_export_or_an_empty_one_is_refused(tmp_path, pictures):
+    with pytest.raises(ExportError, match="is not a tar"):
+        feedback.find(pictures, ["cold", "warm"])
+    with pytest.raises(ExportError, match="holds no feedback"):
+        feedback.find(as_export(tmp_path / "empty.tar", []), ["cold", "warm"])
+    missing = as_export(tmp_path / "missing.tar", [], [b'{"image": "images/9.png", "label": "warm"}'])
+    with pytest.raises(ExportError, match=r"cannot be unpacked: .*images/9.png"):
+        list(feedback.find(missing, ["cold", "warm"]))

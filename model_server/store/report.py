@@ -8,6 +8,7 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import text
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from model_server.store.database import Database
@@ -155,6 +156,16 @@ async def figures(database: Database, scope: Scope, viewer: Viewer, mistakes: in
             agreement=(await connection.execute(_AGREEMENT, values)).one(),
             mistakes=_one_a_picture(list(wrong), mistakes),
         )
+
+
+def statements(scope: Scope) -> list[tuple[str, str]]:
+    """Return the name and the SQL, with its values written in, of each query that counts."""
+    queries = {"predictions": _COUNTS, "verdicts": _VERDICTS, "unlinked": _UNLINKED, "agreement": _AGREEMENT}
+    values, dialect = scope.values(), postgresql.dialect()
+    return [
+        (name, str(query.bindparams(**values).compile(dialect=dialect, compile_kwargs={"literal_binds": True})))
+        for name, query in queries.items()
+    ]
 
 
 async def begin_snapshot(connection: AsyncConnection, seconds: float) -> None:
