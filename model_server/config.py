@@ -173,6 +173,11 @@ class QueueProxySettings(ServiceSettings, DatabaseSettings, AccessSettings):
     predictor_timeout_seconds: float = Field(
         60, gt=0, description="An attempt that takes longer counts as failed, seconds; above the slowest prediction."
     )
+    default_model: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        description="Model of the drop-in routes that name none. Unset: the predictor's first.",
+    )
     feedback_url: str = Field(
         "http://127.0.0.1:8001",
         pattern=r"^https?://[^/\s]+(/[^\s?#]*)?$",

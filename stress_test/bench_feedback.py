@@ -25,10 +25,10 @@ from uuid import UUID
 
 import psutil
 import psycopg
-from bench_predictor import free_port, http_request, progress, started, wait_for
-from load_generator import percentiles
 from sqlalchemy.engine import make_url
 
+from bench_predictor import free_port, http_request, progress, started, wait_for
+from load_generator import percentiles
 from model_server.accounts import tokens
 from model_server.store import report
 from model_server.store.embedded import embedded_postgres

@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+
 from bench_predictor import http_request
 from generated_load import generate
 from local_system import first_model, local_system

@@ -28,9 +28,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from generated_load import generate
-from processes import free_port, progress, started, tree_cpu_seconds, wait_for, with_children
-
 from model_server import classifier, image
+from processes import free_port, progress, started, tree_cpu_seconds, wait_for, with_children
 
 HERE = Path(__file__).parent
 LIMITS = image.Limits(2**24, 2**26)

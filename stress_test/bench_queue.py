@@ -28,15 +28,15 @@ from pathlib import Path
 import psutil
 import psycopg
 import uvloop
+from sqlalchemy.engine import make_url
+
 from bench_predictor import http_request, measure, ours, plain_model
 from generated_load import WARM_UP_SECONDS
 from load_generator import percentiles
-from processes import cpu_seconds, free_port, progress, started, wait_for
-from sqlalchemy.engine import make_url
-
 from model_server import classifier
 from model_server.store.embedded import embedded_postgres
 from model_server.store.migrate import migrate
+from processes import cpu_seconds, free_port, progress, started, wait_for
 
 PREDICTOR_CORE, OTHER_CORE = 0, 1
 MODEL = "bench"

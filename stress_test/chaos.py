@@ -25,16 +25,16 @@ import psycopg
 sys.path.append(str(Path(__file__).parent.parent / "tests"))
 
 import aiohttp
+
 import chaos_disturbances
 import photographs
 from chaos_disturbances import Disturbance
 from chaos_ledger import Footprint, Jobs, Ledger, has_returned, judge_jobs, judge_replies, table
 from chaos_load import Load
-from local_system import LocalSystem, first_model, local_system
-from processes import progress
-
 from job_audit import count_ends
+from local_system import LocalSystem, first_model, local_system
 from model_server.classifier import DEFAULT_MODEL
+from processes import progress
 
 RECOVERY_SECONDS = 60
 DRAIN_SECONDS = 180

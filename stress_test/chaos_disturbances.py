@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import psutil
+
 from chaos_load import Load
 from local_system import LocalSystem
 

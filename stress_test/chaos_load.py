@@ -11,11 +11,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import aiohttp
+
 import requests_checked
+from bad_inputs import V1_BODIES, V2_BODIES
 from chaos_ledger import Ledger
 from photographs import Photograph
-
-from bad_inputs import V1_BODIES, V2_BODIES
 
 BAD_SHARE = 0.1
 PAUSE_SECONDS = 0.02

@@ -8,6 +8,7 @@ from typing import Any
 import grpc.experimental.gevent
 import numpy as np
 import tritonclient.grpc as triton
+
 from photographs import Photograph
 from requests_checked import Wrong, check_label
 from slo import GRPC

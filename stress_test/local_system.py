@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+
 from processes import cpu_seconds, free_port, wait_for, with_children
 
 SERVICES = ("queue-proxy", "feedback", "predictor")

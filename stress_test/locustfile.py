@@ -16,11 +16,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from locust import FastHttpUser, User, constant, events, task
+
 import photographs
 import progress_line
 import shapes
 import slo
-from locust import FastHttpUser, User, constant, events, task
 from photographs import Photograph
 from requests_checked import JSON, Wrong, check_v1, check_v2, v1_base64, v2
 from stress_settings import StressSettings

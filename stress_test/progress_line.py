@@ -8,6 +8,7 @@ from typing import Any
 
 import gevent
 from locust.runners import WorkerRunner
+
 from processes import progress
 
 SECONDS = 1

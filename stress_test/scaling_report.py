@@ -84,8 +84,9 @@ def draw_model(file: Path, results: Results) -> None:
     import matplotlib as mpl
 
     mpl.use("Agg")
-    import capacity_check
     from matplotlib import pyplot as plt
+
+    import capacity_check
 
     comparisons = list(capacity_check.compare(results))
     groups = sorted({(one.server.processes, one.path) for one in comparisons})

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-import accounts_server
 import httpx
 import psycopg
-from accounts_server import SECRET
 
+import accounts_server
+from accounts_server import SECRET
 from model_server.accounts import tokens
 from model_server.store.identifiers import new_id
 from queue_server import rows

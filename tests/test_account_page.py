@@ -7,11 +7,11 @@ from typing import Any
 
 import httpx
 import pytest
-from accounts_server import PASSWORD, Accounts, running_accounts
-from test_page import PHONE, Visit, browser  # noqa: F401 - the fixture
 
+from accounts_server import PASSWORD, Accounts, running_accounts
 from conftest import cloned_database
 from queue_server import ASYNC, MODEL, StubPredictor, answers, photo
+from test_page import PHONE, Visit, browser  # noqa: F401 - the fixture
 
 SCREENS = {"phone": PHONE, "desktop": {"width": 1280, "height": 800}}
 

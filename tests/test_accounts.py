@@ -15,8 +15,8 @@ from uuid import uuid4
 import httpx
 import jwt
 import pytest
-from accounts_server import PASSWORD, SECRET, Accounts, Person, running_accounts, running_feedback
 
+from accounts_server import PASSWORD, SECRET, Accounts, Person, running_accounts, running_feedback
 from conftest import cloned_database
 from model_server.accounts import tokens
 from queue_server import ASYNC, IMAGE, MODEL, StubPredictor, answers, photo, rows

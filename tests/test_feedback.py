@@ -9,10 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
-from feedback_server import LABELS, FeedbackService, add_prediction, know_labels, running_feedback
 from sqlalchemy.engine import make_url
 
 from conftest import cloned_database
+from feedback_server import LABELS, FeedbackService, add_prediction, know_labels, running_feedback
 from model_server.store import retention
 from model_server.store.database import Database
 from queue_server import PHOTO, rows, running_proxy

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from feedback_server import FeedbackService, User, add_prediction, know_labels, running_feedback
 
+from feedback_server import FeedbackService, User, add_prediction, know_labels, running_feedback
 from pictures import draw, encode
 from queue_server import rows
 

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+
 from accounts_server import Accounts, running_accounts
+from conftest import cloned_database
 from feedback_server import LABELS, FeedbackService, know_labels
+from queue_server import MODEL, VERSION, StubPredictor, answers, photo, rows
 from test_page import LISTEN_FOR_VIOLATIONS, PHONE, Visit, browser  # noqa: F401 - the fixture
 from test_report import Story
-
-from conftest import cloned_database
-from queue_server import MODEL, VERSION, StubPredictor, answers, photo, rows
 
 
 @pytest.fixture(scope="module")

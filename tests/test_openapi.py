@@ -8,7 +8,6 @@ from typing import Any
 import httpx
 import pytest
 import schemathesis
-from accounts_server import Accounts, running_accounts
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import (
@@ -17,6 +16,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from accounts_server import Accounts, running_accounts
 from conftest import cloned_database
 from queue_server import StubPredictor, answers
 

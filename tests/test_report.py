@@ -8,9 +8,9 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from feedback_server import FeedbackService, User, add_prediction, know_labels, running_feedback
 
 from conftest import cloned_database
+from feedback_server import FeedbackService, User, add_prediction, know_labels, running_feedback
 from model_server.feedback.statistics import Agreement, Proportion
 
 MONDAY, TUESDAY = datetime(2026, 3, 2, 23, 59, tzinfo=UTC), datetime(2026, 3, 3, 0, 0, tzinfo=UTC)

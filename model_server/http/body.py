@@ -17,6 +17,7 @@ JSON_TYPES = {
     "application/json",
     "application/ld+json",
     "application/octet-stream",  # what the KServe SDK reads as JSON too
+    "application/x-www-form-urlencoded",  # what `curl -d` says, and so most examples of TensorFlow Serving
 }
 
 

@@ -16,11 +16,13 @@ from model_server.errors import DatabaseUnavailable, NotReady
 from model_server.http import body
 from model_server.http.replies import json_response
 from model_server.http.routing import ErrorsRaisedRouter
-from model_server.queue_proxy import infer_request, intake, openapi, page, prefer
+from model_server.queue_proxy import drop_in, infer_request, intake, openapi, page, prefer
+from model_server.queue_proxy.drop_in.tensorflow_serving import ColumnFormat
 from model_server.queue_proxy.model_list import ModelList
 from model_server.queue_proxy.parts import Parts
 from model_server.queue_proxy.passthrough import PassThrough
 from model_server.queue_proxy.predictions import PredictionRoutes
+from model_server.queue_proxy.service import PredictionService
 from model_server.queue_proxy.sidecar import SIDECAR_PATHS
 from model_server.queue_proxy.split import take_place
 from model_server.queue_proxy.submit import ReadWork, SubmitRoute
@@ -95,8 +97,9 @@ def build_router(parts: Parts) -> ASGIApp:
     predictions = PredictionRoutes(parts)
     submit = SubmitRoute(parts, predictions)
     through = PassThrough(parts.settings, parts.upstream, parts.cache)
+    service = PredictionService(parts, through, submit, predictions)
     guarded = Guard(parts, through)
-    predict = Door(parts, Forms(parts.settings, through), submit, intake.read_work)
+    predict = ColumnFormat(parts.settings, Door(parts, Forms(parts.settings, through), submit, intake.read_work))
     infer = Door(parts, through, submit, infer_request.read_work)
     one = "/v1/predictions/{id}"
     return ErrorsRaisedRouter(
@@ -115,6 +118,7 @@ def build_router(parts: Parts) -> ASGIApp:
             Route("/v1/models{rest:path}", guarded),
             Route("/v2{rest:path}", guarded),
             *(Route(path, parts.sidecar) for path in SIDECAR_PATHS),
+            *drop_in.routes(service),
             *page.routes(),
         ],
         redirect_slashes=False,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
@@ -11,6 +10,7 @@ import orjson
 
 from model_server.errors import BadGateway, GatewayTimeout, Unavailable
 from model_server.queue_proxy.cache import Reply, ReplyCache
+from model_server.queue_proxy.intake import v1_body
 from model_server.queue_proxy.split import Split
 from model_server.queue_proxy.upstream import read_reply
 from model_server.schema import REQUEST_ID_HEADER
@@ -60,10 +60,9 @@ async def _ask(upstream: Split, claimed: Claimed) -> Reply:
 
 
 def _request_body(claimed: Claimed) -> tuple[bytes, str]:
-    if not claimed.is_image or not claimed.parameters:
+    if not claimed.is_image:
         return claimed.content, claimed.media_type
-    instance = {"b64": base64.b64encode(claimed.content).decode()}
-    return orjson.dumps({"instances": [instance], "parameters": claimed.parameters}), "application/json"
+    return v1_body(claimed.content, claimed.media_type, claimed.parameters)
 
 
 def _outcome(claimed: Claimed, reply: Reply) -> Outcome:
@@ -73,7 +72,7 @@ def _outcome(claimed: Claimed, reply: Reply) -> Outcome:
         if predictions is None:
             return _failed(claimed, "The predictor's answer holds no predictions.")
         return Outcome(claimed, predictions=predictions, model_version=reply.version)
-    message = _message(reply.body) or f"The predictor answered {status}."
+    message = message_of(reply.body) or f"The predictor answered {status}."
     if status in AWAY:
         raise Away(message, busy=True)
     if HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR and status not in TEMPORARY:
@@ -97,7 +96,7 @@ def predictions_of(body: bytes) -> list[Any] | None:
     return predictions if isinstance(predictions, list) and predictions else None
 
 
-def _message(body: bytes) -> str:
+def message_of(body: bytes) -> str:
     """Return the sentence of an error reply in KServe's shape; empty where it has none."""
     try:
         document = orjson.loads(body)

@@ -46,6 +46,14 @@ class Work:
         return None if self.image is None else hashlib.sha256(self.image).digest()
 
 
+def v1_body(image: bytes, media_type: str, parameters: Mapping[str, Any]) -> tuple[bytes, str]:
+    """Return the body of a V1 request about one image, and its content type."""
+    if not parameters:
+        return image, media_type
+    instance = {"b64": base64.b64encode(image).decode()}
+    return orjson.dumps({"instances": [instance], "parameters": parameters}), "application/json"
+
+
 def fingerprint(model: str, content_sha256: bytes, parameters: Mapping[str, Any]) -> bytes:
     """Return a hash of all that decides the result, but for the model's version."""
     ordered = orjson.dumps(parameters, option=orjson.OPT_SORT_KEYS)
@@ -56,9 +64,10 @@ async def read_work(scope: Scope, data: bytes, settings: ServiceSettings) -> Wor
     """Check a V1 body and return what to store; raises InvalidInput, PayloadTooLarge or UnsupportedMediaType."""
     media_type = body.media_type(scope)
     if media_type.startswith("image/"):
-        return _image_work(data, "The body", settings)
+        return image_work(data, "The body", settings)
     if media_type == MULTIPART:
-        return _image_work(await _uploaded_file(scope, data), f"The field {FILE_FIELD!r}", settings)
+        _, content = await uploaded(scope, data, FILE_FIELD)
+        return image_work(content, f"The field {FILE_FIELD!r}", settings)
     if media_type in body.JSON_TYPES:
         return _document_work(data, settings)
     raise UnsupportedMediaType(
@@ -71,7 +80,7 @@ def work_of(images: Sequence[bytes], where: str, settings: ServiceSettings) -> W
     for place, image in enumerate(images):
         check_image(image, f"{where}[{place}]", settings)
     if len(images) == 1:
-        return _image_work(images[0], f"{where}[0]", settings)
+        return image_work(images[0], f"{where}[0]", settings)
     document = orjson.dumps({"instances": [{"b64": base64.b64encode(image).decode()} for image in images]})
     if len(document) > settings.max_body_bytes:
         raise PayloadTooLarge(
@@ -80,7 +89,8 @@ def work_of(images: Sequence[bytes], where: str, settings: ServiceSettings) -> W
     return Work(document=document)
 
 
-def _image_work(data: bytes, where: str, settings: ServiceSettings, parameters: dict[str, Any] | None = None) -> Work:
+def image_work(data: bytes, where: str, settings: ServiceSettings, parameters: dict[str, Any] | None = None) -> Work:
+    """Check one encoded image and return it as what is to be classified."""
     return Work(data, check_image(data, where, settings), parameters=parameters or {})
 
 
@@ -92,15 +102,26 @@ def check_image(data: bytes, where: str, settings: ServiceSettings) -> str:
         raise PayloadTooLarge(
             f"{where} is an image of {len(data):,} bytes; at most {settings.max_image_bytes:,} are allowed."
         )
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "image/webp"
-    for signature, media_type in SIGNATURES:
-        if data.startswith(signature):
-            return media_type
+    if media_type := _media_type(data):
+        return media_type
     raise InvalidInput(f"{where} is not an image that can be read: JPEG, PNG, WebP, BMP, GIF or TIFF.")
 
 
-async def _uploaded_file(scope: Scope, data: bytes) -> bytes:
+def is_encoded(data: bytes) -> bool:
+    """Whether bytes that may be raw pixels have an image's signature, and of BMP, which is short, the length too."""
+    media_type = _media_type(data)
+    return media_type is not None and (media_type != "image/bmp" or data[2:6] == len(data).to_bytes(4, "little"))
+
+
+def _media_type(data: bytes) -> str | None:
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "image/webp"
+    return next((media_type for signature, media_type in SIGNATURES if data.startswith(signature)), None)
+
+
+async def uploaded(scope: Scope, data: bytes, field: str) -> tuple[dict[str, str], bytes]:
+    """Return the texts of a form and the content of the one file in it; raises InvalidInput where there is none."""
+
     async def stream() -> Any:
         yield data
 
@@ -110,11 +131,11 @@ async def _uploaded_file(scope: Scope, data: bytes) -> bytes:
         form = await parser.parse()
     except (MultiPartException, KeyError) as error:
         raise InvalidInput(f"The form cannot be read: {getattr(error, 'message', 'it has no boundary')}") from None
-    file = form.get(FILE_FIELD)
+    file = form.get(field)
     try:
         if not isinstance(file, UploadFile):
-            raise InvalidInput(f"The form needs one image in its field {FILE_FIELD!r}.")
-        return await file.read()
+            raise InvalidInput(f"The form needs one image in its field {field!r}.")
+        return {name: value for name, value in form.items() if isinstance(value, str)}, await file.read()
     finally:
         await form.close()
 
@@ -135,7 +156,7 @@ def _document_work(data: bytes, settings: ServiceSettings) -> Work:
     if len(images) == 1 and images[0] is not None and document.keys() <= {"instances", "parameters"}:
         if b"\\u0000" in data:
             raise InvalidInput("The parameters hold a NUL character.")
-        return _image_work(images[0], "instances[0]", settings, parameters)
+        return image_work(images[0], "instances[0]", settings, parameters)
     return Work(document=data)
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
 
-from model_server.http.openapi import Api, Operations, header, path_parameter, query
+from model_server.http.openapi import Api, Content, Operations, header, path_parameter, query
+from model_server.queue_proxy.drop_in import openapi as drop_in
 
 RESOURCE = {"$ref": "#/components/schemas/Prediction"}
 
@@ -70,7 +71,7 @@ PATHS: Operations = {
     ("get", "/my-feedback"): ("The page with one's own feedback.", [200], []),
     ("get", "/report"): ("The page with the report.", [200], []),
 }
-CONTENT: dict[str | tuple[str, str], Any] = {
+CONTENT: Mapping[str | tuple[str, str], Content] = {
     "/v1/predictions/{id}": {"application/json": {"schema": RESOURCE}},
     "/v1/predictions/{id}/image": {"image/*": BINARY},
     "/v1/predictions/{id}/events": {"text/event-stream": {"schema": {"type": "string"}}},
@@ -110,8 +111,8 @@ SCHEMAS = {
 
 API = Api(
     "model-server queue-proxy",
-    PATHS,
-    bodies={key: PREDICT_BODY for key in PATHS if key[1].endswith(":predict")},
-    content=CONTENT,
+    {**PATHS, **drop_in.OPERATIONS},
+    bodies={**{key: PREDICT_BODY for key in PATHS if key[1].endswith(":predict")}, **drop_in.BODIES},
+    content={**CONTENT, **drop_in.CONTENT},
     schemas=SCHEMAS,
 )

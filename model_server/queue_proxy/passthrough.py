@@ -57,14 +57,17 @@ class PassThrough:
     async def _predict(self, scope: Scope, receive: Receive, send: Send, model: str) -> None:
         """Answer a prediction from the cache, from an identical one in flight, or from the predictor."""
         data = await body.read(scope, receive, self._settings)
-        if prefer.wants_fresh(scope):
-            await _reply(await self._fetch(scope, data, model), b"fwd=request", send)
-            return
+        await _reply(*await self.obtain(scope, data, model), send)
+
+    async def obtain(self, scope: Scope, data: bytes, model: str) -> tuple[Reply, bytes]:
+        """Return the reply to a prediction whose body is ``data``, and its ``Cache-Status``."""
+        if prefer.wants_fresh(scope) or not self._settings.cache_seconds:
+            return await self._fetch(scope, data, model), b"fwd=request"
         key = _key(scope, data, model) + self._upstream.identity()
         reply, use = await self._cache.obtain(
             key, self._upstream.version(model), lambda: self._fetch(scope, data, model)
         )
-        await _reply(reply, CACHE_STATUSES[use], send)
+        return reply, CACHE_STATUSES[use]
 
     async def _fetch(self, scope: Scope, data: bytes, model: str) -> Reply:
         async with self._upstream.slot(), self._send(scope, data, model) as response:

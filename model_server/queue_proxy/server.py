@@ -54,8 +54,8 @@ async def _run(settings: QueueProxySettings, *, serve: bool, dispatch: bool) -> 
         router = app.build_router(parts) if serve else app.build_operations(parts)
         server = Server(RequestEnvelope(router, RouteMeter(), settings), settings.shutdown_grace_seconds)
         stopping = stop_signal()
-        learner = LabelLearner(parts.database, parts.upstream)
-        background = [asyncio.create_task(parts.watch.run()), asyncio.create_task(learner.run())]
+        learners = [LabelLearner(parts.database, upstream) for upstream in parts.upstream.upstreams()]
+        background = [asyncio.create_task(part.run()) for part in (parts.watch, *learners)]
         dispatcher = Dispatcher(parts) if dispatch else None
         delivery = CallbackDelivery(settings, parts.database, parts.watch) if dispatch else None
         dispatching = asyncio.create_task(dispatcher.run()) if dispatcher else None

@@ -75,6 +75,10 @@ class Split:
         """Hold one of the places for synchronous requests; raises Overloaded."""
         return self._chosen().breaker.slot()
 
+    def upstreams(self) -> list[Upstream]:
+        """Return the predictors one by one."""
+        return [member.upstream for member in self._members]
+
     def version(self, model: str) -> str | None:
         """Return the version that answered last for a model, None before the first answer."""
         return self._chosen().upstream.version(model)

@@ -30,6 +30,7 @@ from model_server.queue_proxy.resources import is_finished
 from model_server.queue_proxy.split import place
 from model_server.store import submissions
 from model_server.store.gather import Gatherer
+from model_server.store.models import Record
 from model_server.store.submissions import Accepted, Submission
 
 CALLBACK_HEADER = "Callback-Url"
@@ -60,9 +61,12 @@ class SubmitRoute:
 
     async def submit(self, request: Request, wishes: Preferences, read_work: ReadWork, caller: Caller) -> Response:
         """Answer 202 with the prediction, or 200 where it has ended within the preferred wait."""
-        cache_status, accepted = await self._record(request, read_work, caller)
-        row = accepted.row
-        request.scope[LOG_FIELDS] = {"prediction_id": str(row.id)}
+
+        async def read() -> Work:
+            data = await body.read(request.scope, request.receive, self._settings)
+            return await read_work(request.scope, data, self._settings)
+
+        cache_status, row = await self.record(request.scope, request.path_params["model"], read, caller)
         if wishes.wait_seconds:
             row = await self._predictions.wait(row, wishes.wait_seconds)
         path = f"/v1/predictions/{row.id}"
@@ -73,19 +77,25 @@ class SubmitRoute:
         headers |= {"Location": path, "Retry-After": str(self._settings.retry_after_seconds)}
         return json_response(await self._resources.render_new(row), HTTPStatus.ACCEPTED, headers)
 
-    async def _record(self, request: Request, read_work: ReadWork, caller: Caller) -> tuple[str, Accepted]:
-        """Record the request; return ``Cache-Status`` and what was recorded. Its body is not held any longer."""
+    async def record(
+        self, scope: Scope, model: str, read: Callable[[], Awaitable[Work]], caller: Caller
+    ) -> tuple[str, Record]:
+        """Record a prediction to be made, its headers checked before ``read`` reads the body, which is then let go of.
+
+        Return ``Cache-Status`` and the prediction's row.
+        """
         self._arriving += 1
         try:
-            submission = await self._submission(request, read_work, caller)
+            submission = await self._submission(scope, model, read, caller)
         finally:
             self._arriving -= 1
         accepted = await self._writer.put(submission)
-        body.release(request.scope)
+        body.release(scope)
         if isinstance(accepted, ModelServerError):
             raise accepted
         metrics.SUBMITTED.labels(accepted.cache or ("computed" if accepted.created else "repeated")).inc()
-        return _cache_status(submission, accepted), accepted
+        scope[LOG_FIELDS] = {"prediction_id": str(accepted.row.id)}
+        return _cache_status(submission, accepted), accepted.row
 
     def _linger(self) -> float:
         return LINGER_SECONDS if self._arriving else 0
@@ -93,16 +103,15 @@ class SubmitRoute:
     async def _write(self, items: list[Submission]) -> Sequence[Accepted | ModelServerError]:
         return await submissions.submit(self._database, items)
 
-    async def _submission(self, request: Request, read_work: ReadWork, caller: Caller) -> Submission:
-        scope, settings = request.scope, self._settings
-        model = request.path_params["model"]
-        if not MODEL_NAME.fullmatch(model):
-            raise NotFound(f"There is no model {model[:64]!r}.")
+    async def _submission(
+        self, scope: Scope, model: str, read: Callable[[], Awaitable[Work]], caller: Caller
+    ) -> Submission:
+        settings = self._settings
+        model = known_name(model)
         callback_url = self._addresses.check(body.header(scope, CALLBACK_HEADER.lower().encode()))
         key = prefer.idempotency_key(scope)
         deadline = prefer.deadline(scope, settings.deadline_seconds, settings.max_deadline_seconds)
-        data = await body.read(scope, request.receive, settings)
-        work = await read_work(scope, data, settings)
+        work = await read()
         image_sha256 = work.image_sha256
         content_sha256 = image_sha256 or hashlib.sha256(work.document or b"").digest()
         identity = intake.fingerprint(model, content_sha256, work.parameters)
@@ -135,6 +144,13 @@ class SubmitRoute:
         """Return what a request that was answered by this process a short while ago has found."""
         kept = self._cache.get(identity, version)
         return predictions_of(kept.body) if kept else None
+
+
+def known_name(model: str) -> str:
+    """Return a name that a model may have; raises NotFound for any other."""
+    if not MODEL_NAME.fullmatch(model):
+        raise NotFound(f"There is no model {model[:64]!r}.")
+    return model
 
 
 def _request_fingerprint(identity: bytes, callback_url: str | None) -> bytes:

@@ -91,6 +91,13 @@ async def page(
         return list((await connection.execute(statement)).all())
 
 
+async def last_model(database: Database) -> str | None:
+    """Return the model of the newest prediction; None before the first."""
+    statement = select(PREDICTIONS.c.model).order_by(PREDICTIONS.c.id.desc()).limit(1)
+    async with database.transaction() as connection:
+        return (await connection.execute(statement)).scalar_one_or_none()
+
+
 async def image(database: Database, sha256: bytes) -> Record | None:
     """Return ``content`` and ``media_type`` of an image."""
     statement = select(IMAGES.c.content, IMAGES.c.media_type).where(IMAGES.c.sha256 == sha256)

@@ -1,0 +1,82 @@
+"""The command family: a form with a command, metadata and an image, encoded or as raw pixels."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from model_server import telemetry
+from model_server.errors import InvalidInput
+from model_server.http import body
+from model_server.http.replies import json_response
+from model_server.queue_proxy import intake
+from model_server.queue_proxy.drop_in import raw_pixels
+from model_server.queue_proxy.drop_in.raw_pixels import PixelFormat
+from model_server.queue_proxy.intake import Work
+from model_server.queue_proxy.service import PredictionService
+
+COMMAND = "predict"
+FIELD = "image"
+
+
+class CommandFamily:
+    """One method a route."""
+
+    def __init__(self, service: PredictionService) -> None:
+        self._service = service
+
+    def routes(self) -> list[Route]:
+        """Return the routes."""
+        return [Route(f"/inference{end}", self.run, methods=["POST"]) for end in ("", "/")]
+
+    async def run(self, request: Request) -> Response:
+        """Return ``{"class", "confidence_level", "prediction", "request_id"}``; the third ranks classes."""
+        await self._service.admit(request.scope)
+        work, request_id = await self._read(request)
+        # From here on it is the caller's own name of the request: at the predictor, and in the log.
+        token = telemetry.request_id.set(request_id)
+        try:
+            (best,) = await self._service.classify(request.scope, await self._service.model(), work)
+        finally:
+            telemetry.request_id.reset(token)
+        answer = {"class": best["label"], "confidence_level": best["score"], "prediction": best.get("top", [best])}
+        return json_response({**answer, "request_id": request_id})
+
+    async def _read(self, request: Request) -> tuple[Work, str]:
+        settings = self._service.settings
+        data = await body.read(request.scope, request.receive, settings)
+        if body.media_type(request.scope) != intake.MULTIPART:
+            raise InvalidInput(f"Send command, metadata and image as {intake.MULTIPART}.")
+        fields, content = await intake.uploaded(request.scope, data, FIELD)
+        if fields.get("command") != COMMAND:
+            raise InvalidInput(f'The form needs "command"; the one there is, is {COMMAND!r}.')
+        if "metadata" not in fields:
+            raise InvalidInput('The form needs "metadata": a JSON object with request_id, shape and dtype.')
+        metadata = body.parse_json(fields["metadata"].encode(), settings.max_json_values)
+        request_id = _request_id(metadata)
+        return await self._work(content, metadata), request_id
+
+    async def _work(self, content: bytes, metadata: dict[str, Any]) -> Work:
+        settings = self._service.settings
+        if not ({"shape", "dtype"} & metadata.keys()):
+            return intake.image_work(content, f"The field {FIELD!r}", settings)
+        form = PixelFormat.parse(metadata.get("shape"), metadata.get("dtype"))
+        if intake.is_encoded(content):
+            return intake.image_work(content, f"The field {FIELD!r}", settings)
+        # Converting a million floats takes a third of a second: meanwhile others are answered.
+        image = await asyncio.to_thread(raw_pixels.to_tiff, content, form, settings.max_json_values)
+        return intake.image_work(image, f"The field {FIELD!r}", settings)
+
+
+def _request_id(metadata: dict[str, Any]) -> str:
+    given = metadata.get("request_id")
+    if given is None:
+        return telemetry.request_id.get()
+    text = str(given) if isinstance(given, int) and not isinstance(given, bool) else given
+    if not isinstance(text, str) or telemetry.accept_request_id(text) != text:
+        raise InvalidInput('"request_id" is 1 to 128 printable ASCII characters without spaces.')
+    return text

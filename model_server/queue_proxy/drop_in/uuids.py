@@ -1,0 +1,66 @@
+"""The UUID family: send an image as base64, get an identifier, ask for the prediction under it."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from model_server.errors import InvalidInput
+from model_server.http import body
+from model_server.http.replies import json_response
+from model_server.queue_proxy.intake import decode_base64, image_work
+from model_server.queue_proxy.resources import is_finished
+from model_server.queue_proxy.service import PredictionService
+from model_server.store.models import CANCELLED, Record
+
+FAILURES = {"rejected": HTTPStatus.BAD_REQUEST, "deadline_exceeded": HTTPStatus.GATEWAY_TIMEOUT}
+"""Status of a failed prediction by the code of its error."""
+
+
+class UuidFamily:
+    """One method a route."""
+
+    def __init__(self, service: PredictionService) -> None:
+        self._service = service
+
+    def routes(self) -> list[Route]:
+        """Return the routes, each with and without a slash at its end."""
+        return [
+            *(Route(f"/inference/image{end}", self.submit, methods=["POST"]) for end in ("", "/")),
+            *(Route(f"/predictions/{{id}}{end}", self.read, methods=["GET"]) for end in ("", "/")),
+        ]
+
+    async def submit(self, request: Request) -> Response:
+        """Queue ``{"name", "data": base64}``, whatever the content type says, and return ``{"uuid"}``."""
+        caller = await self._service.admit(request.scope)
+        settings = self._service.settings
+        data = await body.read(request.scope, request.receive, settings)
+        document = body.parse_json(data, settings.max_json_values)
+        if not isinstance(document.get("name", ""), str):
+            raise InvalidInput('"name" is a text.')
+        if "data" not in document:
+            raise InvalidInput('The body needs "data": an encoded image in base64.')
+        work = image_work(decode_base64(document["data"], "data"), "data", settings)
+        row = await self._service.record(request.scope, await self._service.model(), work, caller)
+        return json_response({"uuid": str(row.id)})
+
+    async def read(self, request: Request) -> Response:
+        """Return ``{"prediction": label}``; 202 and ``{"status"}`` before it is there."""
+        caller = await self._service.admit(request.scope)
+        row = await self._service.resources.row(request.path_params["id"], caller)
+        if not is_finished(row):
+            retry = {"Retry-After": str(self._service.settings.retry_after_seconds)}
+            return json_response({"status": row.status}, HTTPStatus.ACCEPTED, retry)
+        if row.predictions is None:
+            return _without_result(row)
+        return json_response({"prediction": row.predictions[0]["label"]})
+
+
+def _without_result(row: Record) -> Response:
+    if row.status == CANCELLED:
+        return json_response({"status": row.status, "error": "The prediction was cancelled."}, HTTPStatus.GONE)
+    status = FAILURES.get(row.error["code"], HTTPStatus.BAD_GATEWAY)
+    return json_response({"status": row.status, "error": row.error["message"]}, status)

@@ -1,0 +1,123 @@
+"""Predictions for whatever route asks: made at once, or recorded and made later."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote
+
+import orjson
+from starlette.types import Scope
+
+from model_server import errors
+from model_server.accounts.caller import Caller
+from model_server.errors import BadGateway, ModelServerError, Unavailable
+from model_server.queue_proxy.attempt import message_of, predictions_of
+from model_server.queue_proxy.cache import Reply
+from model_server.queue_proxy.intake import Work, v1_body
+from model_server.queue_proxy.parts import Parts
+from model_server.queue_proxy.passthrough import PassThrough
+from model_server.queue_proxy.predictions import PredictionRoutes
+from model_server.queue_proxy.split import take_place
+from model_server.queue_proxy.submit import SubmitRoute, known_name
+from model_server.store import reads
+from model_server.store.models import Record
+
+PASSED_ON = (b"cache-control", b"traceparent")
+"""Of a request in another shape, what means the same to us."""
+REFUSALS: Mapping[int, type[ModelServerError]] = {
+    kind.status: kind
+    for kind in (
+        errors.InvalidInput,
+        errors.NotFound,
+        errors.RequestTimeout,
+        errors.PayloadTooLarge,
+        errors.UnsupportedMediaType,
+        errors.Unavailable,
+    )
+}
+"""How a predictor's error is told to the caller; any other is a bad gateway."""
+
+
+class PredictionService:
+    """What the routes in other shapes than ours do their work with."""
+
+    def __init__(self, parts: Parts, through: PassThrough, submit: SubmitRoute, predictions: PredictionRoutes) -> None:
+        self.settings = parts.settings
+        self.resources = parts.resources
+        self._authentication = parts.authentication
+        self._database = parts.database
+        self._upstream = parts.upstream
+        self._through = through
+        self._submit = submit
+        self._predictions = predictions
+        self._model: str | None = parts.settings.default_model
+
+    async def admit(self, scope: Scope) -> Caller:
+        """Return who calls, from here on with the predictor that is theirs; raises Unauthorized."""
+        return self._placed(scope, await self._authentication.admit(scope))
+
+    async def user(self, scope: Scope) -> Caller:
+        """Return the user who calls, likewise; raises Unauthorized where nobody is logged in."""
+        return self._placed(scope, await self._authentication.user(scope))
+
+    def _placed(self, scope: Scope, caller: Caller) -> Caller:
+        take_place(scope, self.settings, caller.user_id)
+        return caller
+
+    async def model(self) -> str:
+        """Return the model of routes that name none: the set one, the predictor's first, or the last one asked for.
+
+        Raises Unavailable where there is none of these.
+        """
+        if self._model is None:
+            self._model = await self._predictors_first()
+        model = self._model or await reads.last_model(self._database)
+        if model is None:
+            raise Unavailable("The predictor has not told its model's name yet. Try again later.")
+        return model
+
+    async def _predictors_first(self) -> str | None:
+        try:
+            async with self._upstream.send("GET", "/v1/models", {}, None) as response:
+                content = await response.read()
+        except ModelServerError:
+            return None  # it sleeps or starts; the queue takes work for it all the same
+        try:
+            names = orjson.loads(content)["models"]
+            return str(names[0])
+        except (orjson.JSONDecodeError, KeyError, IndexError, TypeError):
+            return None
+
+    async def classify(self, scope: Scope, model: str, work: Work) -> list[dict[str, Any]]:
+        """Return the predictions of one image, made now; raises what the predictor refuses, or that it is away."""
+        content, media_type = v1_body(work.image or b"", work.media_type, work.parameters)
+        path = f"/v1/models/{quote(known_name(model), safe='')}:predict"
+        kept = [(name, value) for name, value in scope["headers"] if name in PASSED_ON]
+        headers = [*kept, (b"content-type", media_type.encode())]
+        request = {**scope, "path": path, "raw_path": path.encode(), "query_string": b"", "headers": headers}
+        reply, _ = await self._through.obtain(request, content, model)
+        return _found(reply)
+
+    async def record(self, scope: Scope, model: str, work: Work, caller: Caller) -> Record:
+        """Return the row of a prediction that is recorded, to be made later."""
+
+        async def given() -> Work:
+            return work
+
+        _, row = await self._submit.record(scope, model, given, caller)
+        return row
+
+    async def wait(self, row: Record, seconds: float) -> Record:
+        """Return the row once its prediction has ended, or as it is after ``seconds``."""
+        return await self._predictions.wait(row, seconds)
+
+
+def _found(reply: Reply) -> list[dict[str, Any]]:
+    if reply.status != 200:
+        kind = REFUSALS.get(reply.status, BadGateway)
+        raise kind(message_of(reply.body) or f"The predictor answered {reply.status}.")
+    predictions = predictions_of(reply.body)
+    if predictions is None:
+        raise BadGateway("The predictor's answer holds no predictions.")
+    return predictions
