@@ -55,7 +55,8 @@ async def _run(settings: QueueProxySettings, *, serve: bool, dispatch: bool) -> 
         server = Server(RequestEnvelope(router, RouteMeter(), settings), settings.shutdown_grace_seconds)
         stopping = stop_signal()
         learners = [LabelLearner(parts.database, upstream) for upstream in parts.upstream.upstreams()]
-        background = [asyncio.create_task(part.run()) for part in (parts.watch, *learners)]
+        background = [asyncio.create_task(parts.watch.run())]
+        background += [asyncio.create_task(learner.run()) for learner in learners]
         dispatcher = Dispatcher(parts) if dispatch else None
         delivery = CallbackDelivery(settings, parts.database, parts.watch) if dispatch else None
         dispatching = asyncio.create_task(dispatcher.run()) if dispatcher else None
