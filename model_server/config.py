@@ -183,6 +183,25 @@ class QueueProxySettings(ServiceSettings, DatabaseSettings, AccessSettings):
         pattern=r"^https?://[^/\s]+(/[^\s?#]*)?$",
         description="Where the feedback service is: `/login`, `/user…` and `/feedback…` are passed to it.",
     )
+    requests_per_second: float = Field(
+        0,
+        ge=0,
+        le=100_000,
+        description="Predictions that one caller, a user or else an address, may ask for, in the long run; more are "
+        "refused with 429. 0: no limit. An administrator may give a user another.",
+    )
+    requests_burst: int = Field(
+        20, ge=1, le=100_000, description="Predictions that one caller may ask for at once within that rate."
+    )
+    images_per_day: int = Field(
+        0, ge=0, description="Images that one caller may have classified in 24 hours from the first. 0: no limit."
+    )
+    limits_url: str = Field(
+        "memory://",
+        pattern=r"^(memory://|rediss?://\S+|redis\+unix://\S+)$",
+        description="Where that is counted: `memory://`, in each process by itself, or `redis://host:6379` for all "
+        "replicas together.",
+    )
     trusted_proxies: int = Field(
         0,
         ge=0,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import ClassVar
 
@@ -40,14 +41,15 @@ class TooManyRequests(ModelServerError):
 
     status = HTTPStatus.TOO_MANY_REQUESTS
 
-    def __init__(self, message: str, retry_after_seconds: float) -> None:
+    def __init__(self, message: str, retry_after_seconds: float, limits: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
         self.retry_after_seconds = retry_after_seconds
+        self.limits = limits or {}
 
     @property
     def headers(self) -> dict[str, str]:
-        """Say when the next request will be taken."""
-        return {"Retry-After": str(max(1, math.ceil(self.retry_after_seconds)))}
+        """Say when the next request will be taken, and what the limits are."""
+        return {"Retry-After": str(max(1, math.ceil(self.retry_after_seconds))), **self.limits}
 
 
 class NotFound(ModelServerError):

@@ -6,6 +6,8 @@ from typing import Literal, Required, TypedDict
 
 REQUEST_ID_HEADER = "X-Request-Id"
 MODEL_VERSION_HEADER = "Model-Version"
+INSTANCE_COUNT_HEADER = "Instance-Count"
+"""How many images a prediction's reply is about."""
 BINARY_HEADER = "Inference-Header-Content-Length"
 """Byte length of the JSON part of a V2 binary body
 (https://github.com/kserve/open-inference-protocol/blob/main/specification/protocol/extension_binary_data.md)."""

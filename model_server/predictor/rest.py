@@ -17,7 +17,7 @@ from model_server.errors import Forbidden, NotSupported, UnsupportedMediaType
 from model_server.http import body
 from model_server.predictor import tensors, v1, v2
 from model_server.predictor.service import PredictorService
-from model_server.schema import BINARY_HEADER, MODEL_VERSION_HEADER, V1Reply
+from model_server.schema import BINARY_HEADER, INSTANCE_COUNT_HEADER, MODEL_VERSION_HEADER, V1Reply
 
 LIVE = orjson.dumps({"live": True})
 
@@ -83,7 +83,7 @@ class Routes:
             pictures, top_k = v1.parse(document, self._settings.max_instances)
         scores = await self._service.classify(pictures, "" if is_image else "instances")
         reply: V1Reply = {"predictions": [rank(model.labels, row, top_k) for row in scores]}
-        return self._reply(reply)
+        return self._reply(reply, {INSTANCE_COUNT_HEADER: str(len(pictures))})
 
     async def infer(self, request: Request) -> Response:
         """V2: JSON, or JSON followed by binary tensors."""
@@ -100,7 +100,7 @@ class Routes:
         scores = await self._service.classify(pictures, tensors.INPUT)
         outputs = tensors.outputs(model.labels, scores, inference.outputs)
         content, length = v2.render(inference, self._service.name, self._service.version, outputs)
-        headers = {MODEL_VERSION_HEADER: self._service.version}
+        headers = {MODEL_VERSION_HEADER: self._service.version, INSTANCE_COUNT_HEADER: str(len(pictures))}
         if length is None:
             return Response(content, media_type="application/json", headers=headers)
         headers[BINARY_HEADER] = str(length)
@@ -153,6 +153,6 @@ class Routes:
             "Loading and unloading models by request is turned off; a pod serves the model it started with."
         )
 
-    def _reply(self, content: Any) -> Response:
-        headers = {MODEL_VERSION_HEADER: self._service.version}
+    def _reply(self, content: Any, more: dict[str, str] | None = None) -> Response:
+        headers = {MODEL_VERSION_HEADER: self._service.version, **(more or {})}
         return Response(orjson.dumps(content), media_type="application/json", headers=headers)

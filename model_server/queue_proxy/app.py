@@ -17,6 +17,7 @@ from model_server.http import body
 from model_server.http.replies import json_response
 from model_server.http.routing import ErrorsRaisedRouter
 from model_server.queue_proxy import drop_in, infer_request, intake, openapi, page, prefer
+from model_server.queue_proxy.admission import caller_of
 from model_server.queue_proxy.drop_in.tensorflow_serving import ColumnFormat
 from model_server.queue_proxy.model_list import ModelList
 from model_server.queue_proxy.parts import Parts
@@ -26,6 +27,7 @@ from model_server.queue_proxy.service import PredictionService
 from model_server.queue_proxy.sidecar import SIDECAR_PATHS
 from model_server.queue_proxy.split import take_place
 from model_server.queue_proxy.submit import ReadWork, SubmitRoute
+from model_server.queue_proxy.usage import UsageRoutes
 
 logger = logging.getLogger(__name__)
 
@@ -41,13 +43,11 @@ class Door:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        caller = await self._parts.authentication.admit(scope)
-        take_place(scope, self._parts.settings, caller.user_id)
         wishes = prefer.preferences(scope, self._parts.settings.wait_most_seconds)
         if not wishes.respond_async:
             await self._through(scope, receive, send)
             return
-        response = await self._submit.submit(Request(scope, receive), wishes, self._read_work, caller)
+        response = await self._submit.submit(Request(scope, receive), wishes, self._read_work, caller_of(scope))
         await response(scope, receive, send)
 
 
@@ -76,20 +76,21 @@ class Forms:
         return {**scope, "headers": headers}, receive_image
 
 
-class Guard:
+class Metadata:
     """Metadata and health for everybody; whatever else the protocols have is a prediction, for whom it is meant."""
 
     def __init__(self, parts: Parts, through: PassThrough) -> None:
-        self._parts = parts
+        self._settings = parts.settings
+        self._admitted = parts.admission.guard(through)
         self._through = through
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        user_id = None
-        if scope["method"] not in {"GET", "HEAD"}:
-            user_id = (await self._parts.authentication.admit(scope)).user_id
-        take_place(scope, self._parts.settings, user_id)
-        await self._through(scope, receive, send)
+        if scope["method"] in {"GET", "HEAD"}:
+            take_place(scope, self._settings, None)
+            await self._through(scope, receive, send)
+        else:
+            await self._admitted(scope, receive, send)
 
 
 def build_router(parts: Parts) -> ASGIApp:
@@ -97,11 +98,11 @@ def build_router(parts: Parts) -> ASGIApp:
     predictions = PredictionRoutes(parts)
     submit = SubmitRoute(parts, predictions)
     through = PassThrough(parts.settings, parts.upstream, parts.cache)
-    service = PredictionService(parts, through, submit, predictions)
-    guarded = Guard(parts, through)
+    service = PredictionService(parts, through, submit)
+    metadata = Metadata(parts, through)
     predict = ColumnFormat(parts.settings, Door(parts, Forms(parts.settings, through), submit, intake.read_work))
     infer = Door(parts, through, submit, infer_request.read_work)
-    one = "/v1/predictions/{id}"
+    admit, one = parts.admission.guard, "/v1/predictions/{id}"
     return ErrorsRaisedRouter(
         [
             *operations(parts),
@@ -112,13 +113,14 @@ def build_router(parts: Parts) -> ASGIApp:
             Route(f"{one}/events", predictions.events, methods=["GET"]),
             Route("/v1/queue", predictions.queue, methods=["GET"]),
             *openapi.API.routes(),
-            Route("/v1/models/{model}:predict", predict, methods=["POST"]),
-            Route("/v2/models/{model}/infer", infer, methods=["POST"]),
-            Route("/v1/models", ModelList(guarded, parts.settings.model_name), methods=["GET"]),
-            Route("/v1/models{rest:path}", guarded),
-            Route("/v2{rest:path}", guarded),
+            Route("/v1/models/{model}:predict", admit(predict), methods=["POST"]),
+            Route("/v2/models/{model}/infer", admit(infer), methods=["POST"]),
+            Route("/v1/models", ModelList(metadata, parts.settings.model_name), methods=["GET"]),
+            Route("/v1/models{rest:path}", metadata),
+            Route("/v2{rest:path}", metadata),
             *(Route(path, parts.sidecar) for path in SIDECAR_PATHS),
-            *drop_in.routes(service),
+            *UsageRoutes(parts).routes(),
+            *drop_in.routes(parts, service),
             *page.routes(),
         ],
         redirect_slashes=False,

@@ -32,6 +32,11 @@ class Reply:
         """Whether others may have it: a success, in no encoding that only some callers accept."""
         return self.status == HTTPStatus.OK and all(name != b"content-encoding" for name, _ in self.headers)
 
+    def header(self, name: str) -> str | None:
+        """Return the first value of a header."""
+        wanted = name.lower().encode()
+        return next((value.decode("latin-1") for key, value in self.headers if key == wanted), None)
+
 
 class ReplyCache:
     """Least recently used replies within ``most_bytes``, each for ``seconds``."""

@@ -21,6 +21,7 @@ from model_server.queue_proxy.split import FAILURES_THAT_OPEN, place
 from model_server.store import runs
 from model_server.store.gather import Gatherer
 from model_server.store.identifiers import place_in
+from model_server.store.metering import Usage
 from model_server.store.models import CANCELLED
 from model_server.store.runs import Claimed, Outcome
 
@@ -56,6 +57,7 @@ class Dispatcher:
         self._database = parts.database
         self._upstream = upstream
         self._cache = parts.cache
+        self._metering = parts.metering
         self._watch = watch
         self._worker = uuid4()
         self._slots = settings.dispatch_concurrency
@@ -145,7 +147,9 @@ class Dispatcher:
             logger.exception("attempt failed", extra={"prediction_id": str(claimed.id)})
             return self._again(claimed, "The attempt failed; the server's log has the reason.", self._backoff(claimed))
         self.circuit.succeeded()
-        metrics.ATTEMPT_SECONDS.observe(time.perf_counter() - begun)
+        seconds = time.perf_counter() - begun
+        metrics.ATTEMPT_SECONDS.observe(seconds)
+        self._metering.used(claimed.user_id, Usage(compute_seconds=seconds))
         metrics.ATTEMPTS.labels(_kind(outcome)).inc()
         if outcome.retry_seconds is None:
             return outcome

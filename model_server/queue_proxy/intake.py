@@ -39,6 +39,8 @@ class Work:
     media_type: str = ""
     document: bytes | None = None
     parameters: dict[str, Any] = field(default_factory=dict)
+    count: int = 1
+    """Images in it."""
 
     @property
     def image_sha256(self) -> bytes | None:
@@ -86,7 +88,7 @@ def work_of(images: Sequence[bytes], where: str, settings: ServiceSettings) -> W
         raise PayloadTooLarge(
             f"The images take {len(document):,} bytes as base64; at most {settings.max_body_bytes:,} are allowed."
         )
-    return Work(document=document)
+    return Work(document=document, count=len(images))
 
 
 def image_work(data: bytes, where: str, settings: ServiceSettings, parameters: dict[str, Any] | None = None) -> Work:
@@ -157,7 +159,7 @@ def _document_work(data: bytes, settings: ServiceSettings) -> Work:
         if b"\\u0000" in data:
             raise InvalidInput("The parameters hold a NUL character.")
         return image_work(images[0], "instances[0]", settings, parameters)
-    return Work(document=data)
+    return Work(document=data, count=len(instances))
 
 
 def check_count(count: int, most: int) -> None:

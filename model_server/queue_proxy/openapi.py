@@ -13,6 +13,7 @@ PREFER_WAIT = header("Prefer", "`wait=N`: answer when it has ended, after N seco
 PREFER = header("Prefer", "`respond-async[, wait=N]`: queue it, and wait up to N seconds for its end (RFC 7240).")
 ID = path_parameter("id", type="string", format="uuid")
 MODEL = path_parameter("model")
+USER = path_parameter("user", type="string", format="uuid")
 SUBMIT_HEADERS = [
     PREFER,
     header("Idempotency-Key", "The same key and body give the same prediction."),
@@ -31,17 +32,48 @@ PREDICT_BODY = {
         "multipart/form-data": {"schema": {"type": "object", "properties": {"file": BINARY["schema"]}}},
     },
 }
+USAGE = {
+    "type": "object",
+    "required": ["from", "to", "usage"],
+    "properties": {
+        "from": {"type": "string", "format": "date"},
+        "to": {"type": "string", "format": "date"},
+        "usage": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "properties": {
+                    "user_id": {"type": ["string", "null"], "description": "null: those unknown, together."},
+                    "day": {"type": "string", "format": "date"},
+                    "requests": {"type": "integer"},
+                    "images": {"type": "integer"},
+                    "compute_seconds": {"type": "number", "description": "At the predictor."},
+                    "bytes": {"type": "integer", "description": "Of request bodies."},
+                },
+            },
+        },
+    },
+}
+QUOTA = {
+    "type": "object",
+    "description": "null: what everybody may; 0: no limit.",
+    "properties": {
+        "requests_per_second": {"type": ["number", "null"]},
+        "burst": {"type": ["integer", "null"]},
+        "images_per_day": {"type": ["integer", "null"]},
+    },
+}
 PATHS: Operations = {
     ("post", "/v1/models/{model}:predict"): (
         "Classify images, now or, with `Prefer: respond-async`, later.",
-        [200, 202, 400, 401, 404, 408, 413, 415, 422, 502, 503, 504],
+        [200, 202, 400, 401, 404, 408, 413, 415, 422, 429, 502, 503, 504],
         [MODEL, *SUBMIT_HEADERS],
     ),
     ("get", "/v1/models"): ("List the predictor's models.", [200, 502, 503, 504], []),
     ("get", "/v1/models/{model}"): ("Whether a model is ready.", [200, 404, 502, 503, 504], [MODEL]),
     ("post", "/v2/models/{model}/infer"): (
         "Classify by the Open Inference Protocol, now or, with `Prefer: respond-async`, later.",
-        [200, 202, 400, 401, 404, 408, 413, 415, 422, 502, 503, 504],
+        [200, 202, 400, 401, 404, 408, 413, 415, 422, 429, 502, 503, 504],
         [MODEL, *SUBMIT_HEADERS],
     ),
     ("get", "/v2/models/{model}"): ("Metadata of a model.", [200, 404, 502, 503, 504], [MODEL]),
@@ -62,6 +94,28 @@ PATHS: Operations = {
         [ID],
     ),
     ("get", "/v1/queue"): ("Depth and age of the queue, for an autoscaler.", [200, 503], []),
+    ("get", "/v1/usage"): (
+        "What one took, by day, newest first; an administrator, everybody.",
+        [200, 400, 401, 403, 404, 503],
+        [
+            query("from", "First day, UTC; 30 days in all without.", type="string", format="date"),
+            query("to", "Last day, UTC; today without.", type="string", format="date"),
+            query("user", "Only that one's.", type="string", format="uuid"),
+            query("limit", "Rows, 1 to 10,000; 1,000 without."),
+            query("offset", "Rows to leave out."),
+        ],
+    ),
+    ("get", "/v1/quotas/{user}"): ("A user's own limits; for administrators.", [200, 401, 403, 404, 503], [USER]),
+    ("put", "/v1/quotas/{user}"): (
+        "Give a user limits of their own; for administrators.",
+        [200, 400, 401, 403, 404, 408, 413, 503],
+        [USER],
+    ),
+    ("delete", "/v1/quotas/{user}"): (
+        "Give a user everybody's limits again; for administrators.",
+        [204, 401, 403, 404, 503],
+        [USER],
+    ),
     ("get", "/healthz"): ("The process is alive.", [200], []),
     ("get", "/readyz"): ("The process and its database can work.", [200, 503], []),
     ("get", "/metrics"): ("Metrics in Prometheus' text format.", [200, 503], []),
@@ -75,6 +129,8 @@ CONTENT: Mapping[str | tuple[str, str], Content] = {
     "/v1/predictions/{id}": {"application/json": {"schema": RESOURCE}},
     "/v1/predictions/{id}/image": {"image/*": BINARY},
     "/v1/predictions/{id}/events": {"text/event-stream": {"schema": {"type": "string"}}},
+    "/v1/usage": {"application/json": {"schema": USAGE}},
+    "/v1/quotas/{user}": {"application/json": {"schema": QUOTA}},
     "/metrics": {"text/plain": {"schema": {"type": "string"}}},
     "/docs": {"text/html": {"schema": {"type": "string"}}},
     **{page: {"text/html": {"schema": {"type": "string"}}} for page in ("/", "/my-feedback", "/report")},
@@ -109,10 +165,14 @@ SCHEMAS = {
     },
 }
 
+OWN_BODIES = {
+    ("put", "/v1/quotas/{user}"): {"required": True, "content": {"application/json": {"schema": QUOTA}}},
+}
+
 API = Api(
     "model-server queue-proxy",
     {**PATHS, **drop_in.OPERATIONS},
-    bodies={**{key: PREDICT_BODY for key in PATHS if key[1].endswith(":predict")}, **drop_in.BODIES},
+    bodies={**{key: PREDICT_BODY for key in PATHS if key[1].endswith(":predict")}, **OWN_BODIES, **drop_in.BODIES},
     content={**CONTENT, **drop_in.CONTENT},
     schemas=SCHEMAS,
 )

@@ -6,10 +6,13 @@ from dataclasses import dataclass
 
 from model_server.accounts.authentication import Authentication
 from model_server.config import QueueProxySettings
+from model_server.queue_proxy.admission import Admission
 from model_server.queue_proxy.cache import ReplyCache
+from model_server.queue_proxy.metering import Metering
 from model_server.queue_proxy.resources import Resources
 from model_server.queue_proxy.sidecar import Sidecar
 from model_server.queue_proxy.split import Split
+from model_server.queue_proxy.throttle import Throttle
 from model_server.queue_proxy.watch import Watch
 from model_server.store.database import Database, url_of
 
@@ -26,20 +29,28 @@ class Parts:
     cache: ReplyCache
     watch: Watch
     resources: Resources
+    metering: Metering
+    throttle: Throttle
+    admission: Admission
 
     @classmethod
     def make(cls, settings: QueueProxySettings) -> Parts:
         """Make them; raises SettingsError where the database's URL is wrong."""
         database = Database(url_of(settings), settings.database_connections)
+        authentication = Authentication(settings, database)
+        metering, throttle = Metering(database), Throttle(settings, database)
         return cls(
             settings,
             database,
-            Authentication(settings, database),
+            authentication,
             Split(settings),
             Sidecar(settings),
             ReplyCache(settings.cache_seconds, settings.cache_bytes),
             Watch(database),
             Resources(settings, database),
+            metering,
+            throttle,
+            Admission(settings, authentication, throttle, metering),
         )
 
     async def close(self) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from http import HTTPStatus
 
 from aiohttp import ClientResponse
 from starlette.requests import ClientDisconnect
@@ -15,11 +17,13 @@ from model_server.config import QueueProxySettings
 from model_server.errors import BadGateway, PayloadTooLarge
 from model_server.http import body
 from model_server.queue_proxy import metrics, prefer
+from model_server.queue_proxy.admission import used_by
 from model_server.queue_proxy.cache import CacheUse, Reply, ReplyCache
 from model_server.queue_proxy.intake import fingerprint
 from model_server.queue_proxy.split import Split
 from model_server.queue_proxy.upstream import HOP_BY_HOP, Body, end_to_end_headers, read_reply
-from model_server.schema import BINARY_HEADER, REQUEST_ID_HEADER
+from model_server.schema import BINARY_HEADER, INSTANCE_COUNT_HEADER, REQUEST_ID_HEADER
+from model_server.store.metering import Usage
 
 NOT_SENT = HOP_BY_HOP | {b"authorization", b"x-request-id", b"expect", b"prefer"}
 """What is meant for us: the predictor learns no token."""
@@ -48,8 +52,11 @@ class PassThrough:
         try:
             async with (
                 self._upstream.slot(),
+                _timed(used_by(scope)) as used,
                 self._send(scope, upload if has_body(scope) else None, model) as response,
             ):
+                if model:
+                    used.images += images_in(response.status, response.headers.get(INSTANCE_COUNT_HEADER))
                 await relay(response, send)
         except BadGateway:
             raise upload.error or BadGateway("The predictor broke off before its answer was complete.") from None
@@ -61,6 +68,11 @@ class PassThrough:
 
     async def obtain(self, scope: Scope, data: bytes, model: str) -> tuple[Reply, bytes]:
         """Return the reply to a prediction whose body is ``data``, and its ``Cache-Status``."""
+        reply, use = await self._obtain(scope, data, model)
+        used_by(scope).images += images_in(reply.status, reply.header(INSTANCE_COUNT_HEADER))
+        return reply, use
+
+    async def _obtain(self, scope: Scope, data: bytes, model: str) -> tuple[Reply, bytes]:
         if prefer.wants_fresh(scope) or not self._settings.cache_seconds:
             return await self._fetch(scope, data, model), b"fwd=request"
         key = _key(scope, data, model) + self._upstream.identity()
@@ -70,7 +82,7 @@ class PassThrough:
         return reply, CACHE_STATUSES[use]
 
     async def _fetch(self, scope: Scope, data: bytes, model: str) -> Reply:
-        async with self._upstream.slot(), self._send(scope, data, model) as response:
+        async with self._upstream.slot(), _timed(used_by(scope)), self._send(scope, data, model) as response:
             return await read_reply(response)
 
     def _send(self, scope: Scope, content: Body, model: str | None) -> AbstractAsyncContextManager[ClientResponse]:
@@ -84,6 +96,16 @@ class PassThrough:
         ]
         headers.append((REQUEST_ID_HEADER, telemetry.request_id.get()))
         return self._upstream.send(scope["method"], target, headers, content, model=model)
+
+
+@asynccontextmanager
+async def _timed(used: Usage) -> AsyncIterator[Usage]:
+    """Count the time within as the predictor's."""
+    begun = time.perf_counter()
+    try:
+        yield used
+    finally:
+        used.compute_seconds += time.perf_counter() - begun
 
 
 class Upload:
@@ -125,6 +147,13 @@ async def _reply(reply: Reply, cache_status: bytes, send: Send) -> None:
     headers = [*reply.headers, (CACHE_STATUS, b"queue-proxy; " + cache_status)]
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})
     await send({"type": "http.response.body", "body": reply.body})
+
+
+def images_in(status: int, counted: str | None) -> int:
+    """Return how many images a reply is about; another predictor than ours does not say it, and counts as one."""
+    if status != HTTPStatus.OK:
+        return 0
+    return int(counted) if counted and counted.isascii() and counted.isdigit() else 1
 
 
 def model_of(path: str) -> str | None:

@@ -15,26 +15,31 @@ from model_server.config import QueueProxySettings
 from model_server.errors import DatabaseUnavailable
 from model_server.http.envelope import RequestEnvelope
 from model_server.http.server import Server, listen, stop_signal
-from model_server.queue_proxy import app, metrics
+from model_server.queue_proxy import apis, app, metrics
 from model_server.queue_proxy.callbacks import CallbackDelivery
 from model_server.queue_proxy.dispatcher import Dispatcher
 from model_server.queue_proxy.labels import LabelLearner
+from model_server.queue_proxy.metering import Metering
 from model_server.queue_proxy.parts import Parts
+from model_server.store import metering as counts
 from model_server.store import retention
 
 logger = logging.getLogger(__name__)
 
 SWEEP_SECONDS = 60
-ROUTES = ("/v1/predictions", "/v1/models", "/v2", "/v1/queue", "/login", "/user", "/feedback")
 
 
 class RouteMeter:
     """Counts requests by the beginning of their path."""
 
+    def __init__(self, metering: Metering) -> None:
+        self._metering = metering
+
     def begin(self, scope: Scope) -> str | None:
-        """Return the route to count a request under."""
-        path = scope["path"]
-        return next((route for route in ROUTES if path.startswith(route)), None)
+        """Return the route to count a request under, and count it for the statistics."""
+        if (name := apis.name_of(scope["path"])) is not None:
+            self._metering.called(name)
+        return name
 
     def end(self, label: str, status: int, seconds: float) -> None:
         """Count an answered request."""
@@ -52,10 +57,10 @@ async def _run(settings: QueueProxySettings, *, serve: bool, dispatch: bool) -> 
     with listen(settings.queue_proxy_host, settings.queue_proxy_port, "QUEUE_PROXY_PORT") as listener:
         parts = Parts.make(settings)
         router = app.build_router(parts) if serve else app.build_operations(parts)
-        server = Server(RequestEnvelope(router, RouteMeter(), settings), settings.shutdown_grace_seconds)
+        server = Server(RequestEnvelope(router, RouteMeter(parts.metering), settings), settings.shutdown_grace_seconds)
         stopping = stop_signal()
         learners = [LabelLearner(parts.database, upstream) for upstream in parts.upstream.upstreams()]
-        background = [asyncio.create_task(parts.watch.run())]
+        background = [asyncio.create_task(parts.watch.run()), asyncio.create_task(parts.metering.run())]
         background += [asyncio.create_task(learner.run()) for learner in learners]
         dispatcher = Dispatcher(parts) if dispatch else None
         delivery = CallbackDelivery(settings, parts.database, parts.watch) if dispatch else None
@@ -77,6 +82,7 @@ async def _run(settings: QueueProxySettings, *, serve: bool, dispatch: bool) -> 
         await asyncio.gather(*background, return_exceptions=True)
         if delivery:
             await delivery.close()
+        await parts.metering.close()
         await parts.close()
         logger.info("stopped")
 
@@ -101,6 +107,7 @@ async def _sweep(parts: Parts) -> None:
         await asyncio.sleep(seconds * random.uniform(0.5, 1.5))  # noqa: S311 - spread, not secrecy
         try:
             predictions, images = await retention.sweep(parts.database, parts.settings.retention_seconds)
+            await counts.sweep(parts.database)
         except DatabaseUnavailable:
             continue  # logged where it happened; the next round comes
         metrics.REMOVED.labels("prediction").inc(predictions)

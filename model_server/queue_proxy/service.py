@@ -10,15 +10,13 @@ import orjson
 from starlette.types import Scope
 
 from model_server import errors
-from model_server.accounts.caller import Caller
 from model_server.errors import BadGateway, ModelServerError, Unavailable
+from model_server.queue_proxy.admission import caller_of
 from model_server.queue_proxy.attempt import message_of, predictions_of
 from model_server.queue_proxy.cache import Reply
 from model_server.queue_proxy.intake import Work, v1_body
 from model_server.queue_proxy.parts import Parts
 from model_server.queue_proxy.passthrough import PassThrough
-from model_server.queue_proxy.predictions import PredictionRoutes
-from model_server.queue_proxy.split import take_place
 from model_server.queue_proxy.submit import SubmitRoute, known_name
 from model_server.store import reads
 from model_server.store.models import Record
@@ -42,28 +40,13 @@ REFUSALS: Mapping[int, type[ModelServerError]] = {
 class PredictionService:
     """What the routes in other shapes than ours do their work with."""
 
-    def __init__(self, parts: Parts, through: PassThrough, submit: SubmitRoute, predictions: PredictionRoutes) -> None:
+    def __init__(self, parts: Parts, through: PassThrough, submit: SubmitRoute) -> None:
         self.settings = parts.settings
-        self.resources = parts.resources
-        self._authentication = parts.authentication
         self._database = parts.database
         self._upstream = parts.upstream
         self._through = through
         self._submit = submit
-        self._predictions = predictions
         self._model: str | None = parts.settings.default_model
-
-    async def admit(self, scope: Scope) -> Caller:
-        """Return who calls, from here on with the predictor that is theirs; raises Unauthorized."""
-        return self._placed(scope, await self._authentication.admit(scope))
-
-    async def user(self, scope: Scope) -> Caller:
-        """Return the user who calls, likewise; raises Unauthorized where nobody is logged in."""
-        return self._placed(scope, await self._authentication.user(scope))
-
-    def _placed(self, scope: Scope, caller: Caller) -> Caller:
-        take_place(scope, self.settings, caller.user_id)
-        return caller
 
     async def model(self) -> str:
         """Return the model of routes that name none: the set one, the predictor's first, or the last one asked for.
@@ -99,18 +82,14 @@ class PredictionService:
         reply, _ = await self._through.obtain(request, content, model)
         return _found(reply)
 
-    async def record(self, scope: Scope, model: str, work: Work, caller: Caller) -> Record:
+    async def record(self, scope: Scope, model: str, work: Work) -> Record:
         """Return the row of a prediction that is recorded, to be made later."""
 
         async def given() -> Work:
             return work
 
-        _, row = await self._submit.record(scope, model, given, caller)
+        _, row = await self._submit.record(scope, model, given, caller_of(scope))
         return row
-
-    async def wait(self, row: Record, seconds: float) -> Record:
-        """Return the row once its prediction has ended, or as it is after ``seconds``."""
-        return await self._predictions.wait(row, seconds)
 
 
 def _found(reply: Reply) -> list[dict[str, Any]]:

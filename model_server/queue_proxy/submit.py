@@ -20,6 +20,7 @@ from model_server.http import body
 from model_server.http.envelope import LOG_FIELDS
 from model_server.http.replies import json_response
 from model_server.queue_proxy import intake, metrics, prefer
+from model_server.queue_proxy.admission import used_by
 from model_server.queue_proxy.attempt import predictions_of
 from model_server.queue_proxy.callback_address import CallbackAddresses
 from model_server.queue_proxy.intake import Work
@@ -95,6 +96,7 @@ class SubmitRoute:
             raise accepted
         metrics.SUBMITTED.labels(accepted.cache or ("computed" if accepted.created else "repeated")).inc()
         scope[LOG_FIELDS] = {"prediction_id": str(accepted.row.id)}
+        used_by(scope).images += submission.images if accepted.created else 0
         return _cache_status(submission, accepted), accepted.row
 
     def _linger(self) -> float:
@@ -121,6 +123,7 @@ class SubmitRoute:
         return Submission(
             model=model,
             user_id=caller.user_id,
+            images=work.count,
             image=work.image,
             image_sha256=image_sha256,
             media_type=work.media_type,

@@ -10,6 +10,9 @@ from sqlalchemy import (
     ARRAY,
     BigInteger,
     CheckConstraint,
+    Column,
+    Date,
+    Double,
     ForeignKey,
     Index,
     LargeBinary,
@@ -17,6 +20,8 @@ from sqlalchemy import (
     SmallInteger,
     Table,
     Text,
+    UniqueConstraint,
+    Uuid,
     func,
     text,
 )
@@ -238,6 +243,47 @@ class Feedback(Base):
     updated_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
+class ApiCalls(Base):
+    """Calls of one route in one window of a second, minute, hour or day."""
+
+    __tablename__ = "api_calls"
+
+    api: Mapped[str] = mapped_column(primary_key=True)
+    unit: Mapped[str] = mapped_column(primary_key=True)
+    begins_at: Mapped[datetime] = mapped_column(primary_key=True)
+    calls: Mapped[int] = mapped_column(BigInteger)
+
+
+USAGE = Table(
+    "usage",
+    Base.metadata,
+    Column("user_id", Uuid),
+    Column("day", Date, nullable=False),
+    Column("requests", BigInteger, server_default=text("0"), nullable=False),
+    Column("images", BigInteger, server_default=text("0"), nullable=False),
+    Column("compute_seconds", Double, server_default=text("0"), nullable=False),
+    Column("bytes", BigInteger, server_default=text("0"), nullable=False),
+    UniqueConstraint("user_id", "day", name="usage_user_day", postgresql_nulls_not_distinct=True),
+    Index("usage_day", "day"),
+)
+"""What a user took on a day, UTC; None: those unknown together. No model of its own: NULL is no primary key.
+
+It outlives the user, for whoever has to account for it.
+"""
+
+
+class Quota(Base):
+    """What one user may take; NULL: what everybody may."""
+
+    __tablename__ = "quotas"
+
+    user_id: Mapped[UUID] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), primary_key=True)
+    requests_per_second: Mapped[float | None] = mapped_column(Double)
+    burst: Mapped[int | None]
+    images_per_day: Mapped[int | None] = mapped_column(BigInteger)
+    set_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
 def _table(model: type[Base]) -> Table:
     table = model.__table__
     assert isinstance(table, Table)  # noqa: S101 - each of our models is one table
@@ -247,6 +293,7 @@ def _table(model: type[Base]) -> Table:
 IMAGES, PREDICTIONS, CALLBACKS = _table(Image), _table(Prediction), _table(Callback)
 USERS, API_KEYS, SIGNING_KEYS = _table(User), _table(ApiKey), _table(SigningKey)
 FEEDBACK, MODEL_LABELS = _table(Feedback), _table(ModelLabels)
+API_CALLS, QUOTAS = _table(ApiCalls), _table(Quota)
 RESOURCE_COLUMNS = tuple(column for column in PREDICTIONS.c if column.name != "document")
 """What a reply is made of: all but the request itself."""
 Record: TypeAlias = Row[*tuple[Any, ...]]

@@ -28,6 +28,7 @@ class Claimed:
     """A prediction to be made now. ``run`` is the fencing token; ``seconds_left`` end at the deadline."""
 
     id: UUID
+    user_id: UUID | None
     run: int
     job: Job
     attempts: int
@@ -62,7 +63,7 @@ _CLAIM = text("""
     UPDATE predictions
     SET status = 'running', run = run + 1, attempts = attempts + 1, started_at = now()
     WHERE id = ANY(:ids) AND status IN ('queued', 'running') AND deadline > now()
-    RETURNING id, run, attempts, model, image_sha256, document, parameters, work, request_id, traceparent,
+    RETURNING id, user_id, run, attempts, model, image_sha256, document, parameters, work, request_id, traceparent,
       extract(epoch FROM deadline - now())::float AS seconds_left,
       extract(epoch FROM now() - created_at)::float AS seconds_waited
 """).bindparams(_array("ids", PG_UUID))
@@ -175,6 +176,7 @@ async def _with_content(connection: AsyncConnection, rows: Sequence[Record], job
 def _claimed(row: Record, image: Record | None, job: Job) -> Claimed:
     return Claimed(
         id=row.id,
+        user_id=row.user_id,
         run=row.run,
         job=job,
         attempts=row.attempts,

@@ -86,6 +86,8 @@ class Submission:
     image_sha256: bytes | None = None
     media_type: str = ""
     document: bytes | None = None
+    images: int = 1
+    """How many there are, in the document where it is one."""
     parameters: Mapping[str, Any] = field(default_factory=dict)
     priority: int = 3
     deadline_seconds: float = 3600

@@ -7,15 +7,22 @@ from __future__ import annotations
 
 from starlette.routing import Route
 
-from model_server.queue_proxy.drop_in import commands, forms, hub, uuids
+from model_server.queue_proxy.drop_in.commands import CommandFamily
+from model_server.queue_proxy.drop_in.forms import FormFamily
+from model_server.queue_proxy.drop_in.hub import HubFamily
+from model_server.queue_proxy.drop_in.statistics import StatisticsFamily
+from model_server.queue_proxy.drop_in.uuids import UuidFamily
+from model_server.queue_proxy.parts import Parts
 from model_server.queue_proxy.service import PredictionService
 
 
-def routes(service: PredictionService) -> list[Route]:
+def routes(parts: Parts, service: PredictionService) -> list[Route]:
     """Return the routes of every family."""
+    admission = parts.admission
     return [
-        *uuids.UuidFamily(service).routes(),
-        *forms.FormFamily(service).routes(),
-        *commands.CommandFamily(service).routes(),
-        *hub.HubFamily(service).routes(),
+        *UuidFamily(parts, service).routes(admission),
+        *FormFamily(service).routes(admission),
+        *CommandFamily(service).routes(admission),
+        *HubFamily(service).routes(admission),
+        *StatisticsFamily(parts).routes(),
     ]

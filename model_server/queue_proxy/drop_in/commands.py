@@ -14,6 +14,7 @@ from model_server.errors import InvalidInput
 from model_server.http import body
 from model_server.http.replies import json_response
 from model_server.queue_proxy import intake
+from model_server.queue_proxy.admission import Admission
 from model_server.queue_proxy.drop_in import raw_pixels
 from model_server.queue_proxy.drop_in.raw_pixels import PixelFormat
 from model_server.queue_proxy.intake import Work
@@ -29,13 +30,12 @@ class CommandFamily:
     def __init__(self, service: PredictionService) -> None:
         self._service = service
 
-    def routes(self) -> list[Route]:
+    def routes(self, admission: Admission) -> list[Route]:
         """Return the routes."""
-        return [Route(f"/inference{end}", self.run, methods=["POST"]) for end in ("", "/")]
+        return [Route(f"/inference{end}", admission.handler(self.run), methods=["POST"]) for end in ("", "/")]
 
     async def run(self, request: Request) -> Response:
         """Return ``{"class", "confidence_level", "prediction", "request_id"}``; the third ranks classes."""
-        await self._service.admit(request.scope)
         work, request_id = await self._read(request)
         # From here on it is the caller's own name of the request: at the predictor, and in the log.
         token = telemetry.request_id.set(request_id)

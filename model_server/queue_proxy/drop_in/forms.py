@@ -12,6 +12,7 @@ from model_server.errors import InvalidInput
 from model_server.http import body
 from model_server.http.replies import json_response
 from model_server.queue_proxy import intake
+from model_server.queue_proxy.admission import Admission
 from model_server.queue_proxy.intake import Work
 from model_server.queue_proxy.service import PredictionService
 
@@ -32,21 +33,20 @@ class FormFamily:
     def __init__(self, service: PredictionService) -> None:
         self._service = service
 
-    def routes(self) -> list[Route]:
+    def routes(self, admission: Admission) -> list[Route]:
         """Return the routes."""
+        for_users = admission.handler(self.predict_named, users_only=True)
         return [
-            Route("/predict", self.predict, methods=["POST"]),
-            Route("/model/predict", self.predict_for_user, methods=["POST"]),
+            Route("/predict", admission.handler(self.predict), methods=["POST"]),
+            Route("/model/predict", for_users, methods=["POST"]),
         ]
 
     async def predict(self, request: Request) -> Response:
         """Return ``{"success", "prediction", "score"}`` of the form's image."""
-        await self._service.admit(request.scope)
         return await self._answer(request, named=False)
 
-    async def predict_for_user(self, request: Request) -> Response:
-        """Return the same with ``image_file_name``, the image's SHA-256 and suffix, to users alone."""
-        await self._service.user(request.scope)
+    async def predict_named(self, request: Request) -> Response:
+        """Return the same with ``image_file_name``, the image's SHA-256 and suffix."""
         return await self._answer(request, named=True)
 
     async def _answer(self, request: Request, *, named: bool) -> Response:

@@ -11,6 +11,7 @@ from starlette.routing import Route
 from model_server.errors import InvalidInput
 from model_server.http import body
 from model_server.http.replies import json_response
+from model_server.queue_proxy.admission import Admission
 from model_server.queue_proxy.intake import Work, decode_base64, image_work, is_encoded
 from model_server.queue_proxy.service import PredictionService
 
@@ -23,13 +24,12 @@ class HubFamily:
     def __init__(self, service: PredictionService) -> None:
         self._service = service
 
-    def routes(self) -> list[Route]:
+    def routes(self, admission: Admission) -> list[Route]:
         """Return the routes."""
-        return [Route("/models/{model}", self.classify, methods=["POST"])]
+        return [Route("/models/{model}", admission.handler(self.classify), methods=["POST"])]
 
     async def classify(self, request: Request) -> Response:
         """Return ``[{"label", "score"}, …]``, best first, of an image as it is or of ``{"inputs", "parameters"}``."""
-        await self._service.admit(request.scope)
         data = await body.read(request.scope, request.receive, self._service.settings)
         work = self._work(body.media_type(request.scope), data)
         (best,) = await self._service.classify(request.scope, request.path_params["model"], work)

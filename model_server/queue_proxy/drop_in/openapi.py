@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from model_server.http.openapi import Content, Operations, header, path_parameter
+from model_server.http.openapi import Content, Operations, header, path_parameter, query
 
 FRESH = header("Cache-Control", "`no-cache`: compute, whatever identical work has found.")
 BINARY = {"type": "string", "format": "binary"}
 TEXT = {"type": "string"}
 NUMBER = {"type": "number"}
-NOW = [200, 400, 401, 404, 408, 413, 415, 502, 503, 504]
+NOW = [200, 400, 401, 404, 408, 413, 415, 429, 502, 503, 504]
 """Statuses of a prediction that is made at once."""
 
 OPERATIONS: Operations = {
     ("post", "/inference/image"): (
         "Queue an image; whatever the content type says, the body is JSON with the image in base64.",
-        [200, 400, 401, 408, 413, 415, 422, 503],
+        [200, 400, 401, 404, 408, 413, 415, 422, 429, 503],
         [header("Idempotency-Key", "The same key and body give the same identifier.")],
     ),
     ("get", "/predictions/{uuid}"): (
@@ -40,6 +40,15 @@ OPERATIONS: Operations = {
         "Classify an image as the clients of Hugging Face's Inference API ask for it.",
         NOW,
         [path_parameter("model"), FRESH],
+    ),
+    ("get", "/api/v1/health"): ("The process is alive.", [200], []),
+    ("get", "/api/v1/statistics"): (
+        "How often a route was called, all replicas together.",
+        [200, 400, 401, 404, 503],
+        [
+            {**query("api", "The route: its path, or the last part of it."), "required": True},
+            query("window", "The current one of these; minute without.", enum=["second", "minute", "hour", "day"]),
+        ],
     ),
 }
 
@@ -110,6 +119,13 @@ CONTENT: Mapping[str | tuple[str, str], Content] = {
             "request_id": "7",
         },
     ),
+    "/api/v1/health": _json({"message": TEXT}, {"message": "Application is up and running"}),
+    "/api/v1/statistics": {
+        "application/json": {
+            "schema": {"type": "object", "properties": {"api": TEXT}, "required": ["api"]},
+            "example": {"api": "predict", "number of calls in current minute": 42},
+        }
+    },
     "/models/{model}": {
         "application/json": {
             "schema": {"type": "array", "items": SCORED},

@@ -11,7 +11,9 @@ from starlette.routing import Route
 from model_server.errors import InvalidInput
 from model_server.http import body
 from model_server.http.replies import json_response
+from model_server.queue_proxy.admission import Admission
 from model_server.queue_proxy.intake import decode_base64, image_work
+from model_server.queue_proxy.parts import Parts
 from model_server.queue_proxy.resources import is_finished
 from model_server.queue_proxy.service import PredictionService
 from model_server.store.models import CANCELLED, Record
@@ -23,19 +25,21 @@ FAILURES = {"rejected": HTTPStatus.BAD_REQUEST, "deadline_exceeded": HTTPStatus.
 class UuidFamily:
     """One method a route."""
 
-    def __init__(self, service: PredictionService) -> None:
+    def __init__(self, parts: Parts, service: PredictionService) -> None:
+        self._authentication = parts.authentication
+        self._resources = parts.resources
         self._service = service
 
-    def routes(self) -> list[Route]:
+    def routes(self, admission: Admission) -> list[Route]:
         """Return the routes, each with and without a slash at its end."""
+        submit = admission.handler(self.submit)
         return [
-            *(Route(f"/inference/image{end}", self.submit, methods=["POST"]) for end in ("", "/")),
+            *(Route(f"/inference/image{end}", submit, methods=["POST"]) for end in ("", "/")),
             *(Route(f"/predictions/{{id}}{end}", self.read, methods=["GET"]) for end in ("", "/")),
         ]
 
     async def submit(self, request: Request) -> Response:
         """Queue ``{"name", "data": base64}``, whatever the content type says, and return ``{"uuid"}``."""
-        caller = await self._service.admit(request.scope)
         settings = self._service.settings
         data = await body.read(request.scope, request.receive, settings)
         document = body.parse_json(data, settings.max_json_values)
@@ -44,13 +48,13 @@ class UuidFamily:
         if "data" not in document:
             raise InvalidInput('The body needs "data": an encoded image in base64.')
         work = image_work(decode_base64(document["data"], "data"), "data", settings)
-        row = await self._service.record(request.scope, await self._service.model(), work, caller)
+        row = await self._service.record(request.scope, await self._service.model(), work)
         return json_response({"uuid": str(row.id)})
 
     async def read(self, request: Request) -> Response:
         """Return ``{"prediction": label}``; 202 and ``{"status"}`` before it is there."""
-        caller = await self._service.admit(request.scope)
-        row = await self._service.resources.row(request.path_params["id"], caller)
+        caller = await self._authentication.admit(request.scope)
+        row = await self._resources.row(request.path_params["id"], caller)
         if not is_finished(row):
             retry = {"Retry-After": str(self._service.settings.retry_after_seconds)}
             return json_response({"status": row.status}, HTTPStatus.ACCEPTED, retry)
