@@ -132,6 +132,12 @@ class DatabaseSettings(LogSettings):
     database_connections: int = Field(
         10, ge=2, le=1000, description="Most connections of one process, besides one that listens for notifications."
     )
+    image_store: str = Field(
+        "postgres:",
+        pattern=r"^(postgres:|s3://[^/\s]+(/\S*)?|file:///\S+)$",
+        description="Where images are kept: `postgres:`, `s3://bucket/prefix` with the usual AWS variables, or "
+        "`file:///folder`, which all replicas share.",
+    )
 
 
 class AccessSettings(LogSettings):

@@ -18,6 +18,7 @@ from sqlalchemy.engine import make_url
 from model_server.errors import DatabaseUnavailable, SettingsError, Unprocessable
 from model_server.store import reads, retention, runs, submissions
 from model_server.store.database import Database
+from model_server.store.images import Images
 from model_server.store.migrate import migrate
 from model_server.store.runs import Claimed, Outcome
 from model_server.store.submissions import Accepted, Submission
@@ -347,7 +348,7 @@ def test_what_is_past_its_retention_is_removed_and_images_with_it(run, database_
         claimed = await claim(database)
         await runs.finish(database, [done(one) for one in claimed if one.id == finished.row.id])
         await asyncio.sleep(0.2)
-        assert await retention.sweep(database, 0.1) == (1, 1)
+        assert await retention.sweep(database, Images(database, None), 0.1) == (1, 1)
         assert await status(database, kept) == "running"
 
     run(work)

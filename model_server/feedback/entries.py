@@ -39,6 +39,7 @@ class EntryRoutes:
     def __init__(self, parts: Parts) -> None:
         self._database = parts.database
         self._authentication = parts.authentication
+        self._images = parts.images
         self._limits = parts.settings.model_copy(update={"max_body_bytes": LARGEST_BODY})
         self._shelf = LabelShelf(parts.database)
         self._writer: Gatherer[Item, Record | ModelServerError] = Gatherer(self._write)
@@ -103,7 +104,7 @@ class EntryRoutes:
         if found is None:
             raise NotFound("This feedback is about no picture that is kept.")
         headers = {**PICTURE_HEADERS, "ETag": f'"{row.image_sha256.hex()}"'}
-        return Response(found.content, headers=headers, media_type=found.media_type)
+        return Response(await self._images.content(found), headers=headers, media_type=found.media_type)
 
     async def remove(self, request: Request) -> Response:
         """Take an entry back."""

@@ -72,7 +72,9 @@ class ReportRoutes:
         async with (
             self._exports,
             asyncio.timeout(EXPORT_SECONDS),
-            labelled_pictures(self._parts.database, chosen, STATEMENT_SECONDS, labelled=kind == "tar") as pictures,
+            labelled_pictures(
+                self._parts.database, self._parts.images, chosen, STATEMENT_SECONDS, labelled=kind == "tar"
+            ) as pictures,
         ):
             respond = self._tar if kind == "tar" else self._tasks
             await respond(pictures, given.get("images", LOCAL_FILES), scope, receive, send)

@@ -14,6 +14,7 @@ from model_server.queue_proxy.intake import v1_body
 from model_server.queue_proxy.split import Split
 from model_server.queue_proxy.upstream import read_reply
 from model_server.schema import REQUEST_ID_HEADER
+from model_server.store.images import Images
 from model_server.store.runs import Claimed, Outcome
 
 LONGEST_MESSAGE = 500
@@ -32,16 +33,20 @@ class Away(Exception):
         self.busy = busy
 
 
-async def attempt(upstream: Split, cache: ReplyCache, claimed: Claimed) -> Outcome:
+async def attempt(upstream: Split, cache: ReplyCache, images: Images, claimed: Claimed) -> Outcome:
     """Ask the predictor once; an outcome with ``retry_seconds`` is to be tried again. Raises Away.
 
     What an identical request is asking now is not asked again. What one has found before is not taken: a result would
     live on by being reused.
     """
     try:
+        content = await _content(images, claimed)
+    except Unavailable as error:  # the image store's word, not the predictor's
+        return _failed(claimed, str(error))
+    try:
         if claimed.work is None:
-            return _outcome(claimed, await _ask(upstream, claimed))
-        reply, _ = await cache.join(claimed.work, lambda: _ask(upstream, claimed))
+            return _outcome(claimed, await _ask(upstream, claimed, content))
+        reply, _ = await cache.join(claimed.work, lambda: _ask(upstream, claimed, content))
         return _outcome(claimed, reply)
     except GatewayTimeout as error:
         return _failed(claimed, str(error))
@@ -49,20 +54,22 @@ async def attempt(upstream: Split, cache: ReplyCache, claimed: Claimed) -> Outco
         raise Away(str(error), busy=False) from None
 
 
-async def _ask(upstream: Split, claimed: Claimed) -> Reply:
-    content, media_type = _request_body(claimed)
+async def _content(images: Images, claimed: Claimed) -> bytes:
+    if claimed.content is None and claimed.image_sha256 is not None:
+        return await images.outside(claimed.image_sha256)
+    return claimed.content or b""
+
+
+async def _ask(upstream: Split, claimed: Claimed, content: bytes) -> Reply:
+    media_type = claimed.media_type
+    if claimed.image_sha256 is not None:
+        content, media_type = v1_body(content, media_type, claimed.parameters)
     headers = {"Content-Type": media_type, REQUEST_ID_HEADER: claimed.request_id or claimed.id.hex}
     if claimed.traceparent:
         headers["traceparent"] = claimed.traceparent
     target = f"/v1/models/{quote(claimed.model, safe='')}:predict"
     async with upstream.send("POST", target, headers, content, model=claimed.model) as response:
         return await read_reply(response)
-
-
-def _request_body(claimed: Claimed) -> tuple[bytes, str]:
-    if not claimed.is_image:
-        return claimed.content, claimed.media_type
-    return v1_body(claimed.content, claimed.media_type, claimed.parameters)
 
 
 def _outcome(claimed: Claimed, reply: Reply) -> Outcome:

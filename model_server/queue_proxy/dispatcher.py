@@ -58,6 +58,7 @@ class Dispatcher:
         self._upstream = upstream
         self._cache = parts.cache
         self._metering = parts.metering
+        self._images = parts.images
         self._watch = watch
         self._worker = uuid4()
         self._slots = settings.dispatch_concurrency
@@ -137,7 +138,7 @@ class Dispatcher:
         begun = time.perf_counter()
         place.set(place_in(claimed.id))
         try:
-            outcome = await attempt(self._upstream, self._cache, claimed)
+            outcome = await attempt(self._upstream, self._cache, self._images, claimed)
         except Away as reason:
             self.circuit.failed()
             metrics.ATTEMPTS.labels("away").inc()

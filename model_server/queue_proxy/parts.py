@@ -15,6 +15,8 @@ from model_server.queue_proxy.split import Split
 from model_server.queue_proxy.throttle import Throttle
 from model_server.queue_proxy.watch import Watch
 from model_server.store.database import Database, url_of
+from model_server.store.images import Images
+from model_server.store.object_storage import open_storage
 
 
 @dataclass(slots=True)
@@ -23,6 +25,7 @@ class Parts:
 
     settings: QueueProxySettings
     database: Database
+    images: Images
     authentication: Authentication
     upstream: Split
     sidecar: Sidecar
@@ -42,6 +45,7 @@ class Parts:
         return cls(
             settings,
             database,
+            Images(database, open_storage(settings.image_store)),
             authentication,
             Split(settings),
             Sidecar(settings),

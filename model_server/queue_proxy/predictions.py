@@ -30,6 +30,7 @@ class PredictionRoutes:
     def __init__(self, parts: Parts) -> None:
         self._settings = parts.settings
         self._database = parts.database
+        self._images = parts.images
         self._authentication = parts.authentication
         self._resources = parts.resources
         self._watch = parts.watch
@@ -99,7 +100,7 @@ class PredictionRoutes:
             "X-Content-Type-Options": "nosniff",
             "Content-Security-Policy": "default-src 'none'; sandbox",
         }
-        return Response(found.content, headers=headers, media_type=found.media_type)
+        return Response(await self._images.content(found), headers=headers, media_type=found.media_type)
 
     async def events(self, request: Request) -> Response:
         """Stream a server-sent event for each change of status, the present one first."""

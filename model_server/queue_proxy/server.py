@@ -12,7 +12,7 @@ import uvloop
 from starlette.types import Scope
 
 from model_server.config import QueueProxySettings
-from model_server.errors import DatabaseUnavailable
+from model_server.errors import Unavailable
 from model_server.http.envelope import RequestEnvelope
 from model_server.http.server import Server, listen, stop_signal
 from model_server.queue_proxy import apis, app, metrics
@@ -106,9 +106,9 @@ async def _sweep(parts: Parts) -> None:
     while True:
         await asyncio.sleep(seconds * random.uniform(0.5, 1.5))  # noqa: S311 - spread, not secrecy
         try:
-            predictions, images = await retention.sweep(parts.database, parts.settings.retention_seconds)
+            predictions, images = await retention.sweep(parts.database, parts.images, parts.settings.retention_seconds)
             await counts.sweep(parts.database)
-        except DatabaseUnavailable:
+        except Unavailable:
             continue  # logged where it happened; the next round comes
         metrics.REMOVED.labels("prediction").inc(predictions)
         metrics.REMOVED.labels("image").inc(images)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from http import HTTPStatus
 from typing import Any
 
@@ -52,6 +53,7 @@ class SubmitRoute:
         settings = parts.settings
         self._settings = settings
         self._database = parts.database
+        self._images = parts.images
         self._upstream = parts.upstream
         self._cache = parts.cache
         self._resources = parts.resources
@@ -88,6 +90,7 @@ class SubmitRoute:
         self._arriving += 1
         try:
             submission = await self._submission(scope, model, read, caller)
+            submission = await self._kept_outside(submission)
         finally:
             self._arriving -= 1
         accepted = await self._writer.put(submission)
@@ -98,6 +101,13 @@ class SubmitRoute:
         scope[LOG_FIELDS] = {"prediction_id": str(accepted.row.id)}
         used_by(scope).images += submission.images if accepted.created else 0
         return _cache_status(submission, accepted), accepted.row
+
+    async def _kept_outside(self, submission: Submission) -> Submission:
+        """Return it without its image where images are kept elsewhere, and keep it there."""
+        if submission.image is None or submission.image_sha256 is None or not self._images.are_outside:
+            return submission
+        await self._images.keep(submission.image_sha256, submission.media_type, submission.image)
+        return replace(submission, image=None)
 
     def _linger(self) -> float:
         return LINGER_SECONDS if self._arriving else 0

@@ -120,9 +120,9 @@ async def one(database: Database, identifier: UUID) -> Record | None:
 
 
 async def image(database: Database, identifier: UUID) -> Record | None:
-    """Return ``content`` and ``media_type`` of the picture that an entry is about, None where none is kept."""
+    """Return ``sha256``, ``media_type``, and ``content``, None where it is in an object, of the picture that an entry is about, None where none is kept."""
     statement = (
-        select(IMAGES.c.content, IMAGES.c.media_type)
+        select(IMAGES.c.sha256, IMAGES.c.media_type, IMAGES.c.content)
         .join(FEEDBACK, FEEDBACK.c.image_sha256 == IMAGES.c.sha256)
         .where(FEEDBACK.c.id == identifier)
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 
@@ -9,6 +10,7 @@ from sqlalchemy import select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from model_server.store.database import Database
+from model_server.store.images import Images
 from model_server.store.models import IMAGES, Record
 from model_server.store.report import JUDGED, Scope, begin_snapshot
 
@@ -34,7 +36,7 @@ _LABELLED = text(f"""
       FROM judged ORDER BY image_sha256, updated_at DESC, id
     )
     SELECT newest.*, labels.label, coalesce(labels.votes, 0) AS votes, images.media_type,
-      octet_length(images.content) AS bytes
+      coalesce(images.size, octet_length(images.content)) AS bytes
     FROM newest JOIN images ON images.sha256 = newest.image_sha256 LEFT JOIN labels USING (image_sha256)
     WHERE labels.label IS NOT NULL OR NOT CAST(:labelled AS boolean)
     ORDER BY image_sha256
@@ -44,8 +46,9 @@ _LABELLED = text(f"""
 class LabelledPictures:
     """The pictures of one moment, in one order however often they are read, a part at a time."""
 
-    def __init__(self, connection: AsyncConnection, scope: Scope, *, labelled: bool) -> None:
+    def __init__(self, connection: AsyncConnection, images: Images, scope: Scope, *, labelled: bool) -> None:
         self._connection = connection
+        self._images = images
         self._values = {**scope.values(), "labelled": labelled}
 
     async def rows(self) -> AsyncGenerator[Record]:
@@ -56,7 +59,7 @@ class LabelledPictures:
                 yield row
 
     async def with_content(self) -> AsyncGenerator[tuple[Record, bytes]]:
-        """Yield each picture with its content; a few megabytes of them are in memory at once."""
+        """Yield each picture with its content; raises Unavailable where its store does not answer. A few megabytes of them are in memory at once."""
         part: list[Record] = []
         size = 0
         async with aclosing(self.rows()) as rows:
@@ -73,15 +76,17 @@ class LabelledPictures:
     async def _fetch(self, part: list[Record]) -> list[tuple[Record, bytes]]:
         wanted = [row.image_sha256 for row in part]
         statement = select(IMAGES.c.sha256, IMAGES.c.content).where(IMAGES.c.sha256.in_(wanted))
-        contents = {row.sha256: row.content for row in await self._connection.execute(statement)}
-        return [(row, contents[row.image_sha256]) for row in part]
+        found = (await self._connection.execute(statement)).all()
+        contents = await asyncio.gather(*map(self._images.content, found))
+        by_hash = {row.sha256: content for row, content in zip(found, contents, strict=True)}
+        return [(row, by_hash[row.image_sha256]) for row in part]
 
 
 @asynccontextmanager
 async def labelled_pictures(
-    database: Database, scope: Scope, seconds: float, *, labelled: bool
+    database: Database, images: Images, scope: Scope, seconds: float, *, labelled: bool
 ) -> AsyncIterator[LabelledPictures]:
     """Give the judged pictures, those with a label alone where ``labelled``, as they are now for ``seconds``."""
     async with database.transaction() as connection:
         await begin_snapshot(connection, seconds)
-        yield LabelledPictures(connection, scope, labelled=labelled)
+        yield LabelledPictures(connection, images, scope, labelled=labelled)

@@ -48,13 +48,18 @@ class Base(DeclarativeBase):
 
 
 class Image(Base):
-    """An encoded image, once, however many predictions are about it."""
+    """An encoded image, once, however many predictions are about it; ``location`` and ``size`` in bytes are those of its object elsewhere."""
 
     __tablename__ = "images"
+    __table_args__ = (
+        CheckConstraint("content IS NOT NULL OR location IS NOT NULL AND size IS NOT NULL", name="kept_somewhere"),
+    )
 
     sha256: Mapped[bytes] = mapped_column(primary_key=True)
     media_type: Mapped[str]
-    content: Mapped[bytes]
+    content: Mapped[bytes | None]
+    location: Mapped[str | None]
+    size: Mapped[int | None]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 

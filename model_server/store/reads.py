@@ -99,8 +99,8 @@ async def last_model(database: Database) -> str | None:
 
 
 async def image(database: Database, sha256: bytes) -> Record | None:
-    """Return ``content`` and ``media_type`` of an image."""
-    statement = select(IMAGES.c.content, IMAGES.c.media_type).where(IMAGES.c.sha256 == sha256)
+    """Return ``sha256``, ``media_type``, and ``content``, None where it is in an object, of an image."""
+    statement = select(IMAGES.c.sha256, IMAGES.c.media_type, IMAGES.c.content).where(IMAGES.c.sha256 == sha256)
     async with database.transaction() as connection:
         return (await connection.execute(statement)).one_or_none()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from sqlalchemy import text
 
 from model_server.store.database import Database
+from model_server.store.images import Images
 
 AT_ONCE = 1000
 IMAGE_GRACE_SECONDS = 600
@@ -27,18 +28,10 @@ _PREDICTIONS = text("""
     )
     SELECT count(*) FROM gone
 """)
-_IMAGES = text("""
-    DELETE FROM images WHERE sha256 IN (
-      SELECT sha256 FROM images AS i
-      WHERE created_at < now() - make_interval(secs => :seconds)
-        AND NOT EXISTS (SELECT FROM predictions AS p WHERE p.image_sha256 = i.sha256)
-        AND NOT EXISTS (SELECT FROM feedback AS f WHERE f.image_sha256 = i.sha256)
-      LIMIT :most FOR UPDATE SKIP LOCKED)
-""")
 _LOG = text("DELETE FROM pgqueuer_log WHERE created < now() - make_interval(secs => :seconds)")
 
 
-async def sweep(database: Database, retention_seconds: float) -> tuple[int, int]:
+async def sweep(database: Database, images: Images, retention_seconds: float) -> tuple[int, int]:
     """Remove finished predictions older than the retention, then images without any; return how many of each.
 
     The report goes on counting what was removed, and the images that feedback is about stay.
@@ -46,9 +39,7 @@ async def sweep(database: Database, retention_seconds: float) -> tuple[int, int]
     async with database.transaction() as connection:
         counted = await connection.execute(_PREDICTIONS, {"seconds": retention_seconds, "most": AT_ONCE})
         predictions: int = counted.scalar_one()
-    async with database.transaction() as connection:
-        grace = min(IMAGE_GRACE_SECONDS, retention_seconds)
-        images = await connection.execute(_IMAGES, {"seconds": grace, "most": AT_ONCE})
+    removed = await images.sweep(min(IMAGE_GRACE_SECONDS, retention_seconds), AT_ONCE)
     async with database.transaction() as connection:
         await connection.execute(_LOG, {"seconds": LOG_SECONDS})
-    return predictions, images.rowcount
+    return predictions, removed

@@ -33,9 +33,10 @@ class Claimed:
     job: Job
     attempts: int
     model: str
-    content: bytes
+    content: bytes | None
+    """None: it is in an object, under ``image_sha256``."""
     media_type: str
-    is_image: bool
+    image_sha256: bytes | None
     parameters: dict[str, Any]
     seconds_left: float
     seconds_waited: float
@@ -183,7 +184,7 @@ def _claimed(row: Record, image: Record | None, job: Job) -> Claimed:
         model=row.model,
         content=image.content if image else row.document,
         media_type=image.media_type if image else "application/json",
-        is_image=image is not None,
+        image_sha256=row.image_sha256,
         parameters=row.parameters,
         seconds_left=row.seconds_left,
         seconds_waited=row.seconds_waited,
