@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from model_server.errors import SettingsError
@@ -15,6 +16,7 @@ MIB = 1024 * 1024
 URL_PATTERN = r"^https?://[^/\s]+(/[^\s?#]*)?$"
 
 RuntimeName = Literal["litert", "openvino", "tensorflow"]
+SINK = re.compile(r"(https?|kafka|amqps?)://[^/\s]+(/\S*)?")
 InputDtype = Literal["float32", "uint8", "int8"]
 
 
@@ -268,6 +270,18 @@ class QueueProxySettings(ServiceSettings, DatabaseSettings, AccessSettings):
     callback_attempts: int = Field(
         12, ge=1, description="Deliveries that are tried; with the waits between them about a day."
     )
+    result_sink: SecretStr | None = Field(
+        None,
+        description="Where every finished queued prediction is sent as a CloudEvent: `http(s)://host/path`, "
+        "`kafka://host:9092/topic`, `amqp://user:password@host/exchange`. Unset: nowhere.",
+    )
+
+    @field_validator("result_sink")
+    @classmethod
+    def _known_sink(cls, value: SecretStr | None) -> SecretStr | None:
+        if value and not SINK.fullmatch(value.get_secret_value()):
+            raise ValueError("a URL of http, https, kafka, amqp or amqps, with a host")
+        return value
 
 
 class FeedbackSettings(ServiceSettings, DatabaseSettings, AccessSettings):

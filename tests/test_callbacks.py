@@ -14,7 +14,8 @@ import pytest
 from standardwebhooks import Webhook
 
 from model_server.queue_proxy.callback_address import GuardedResolver, is_public
-from model_server.queue_proxy.callbacks import backoff_seconds
+from model_server.queue_proxy.callbacks import FIRST_RETRY_SECONDS, MOST_RETRY_SECONDS
+from model_server.queue_proxy.delivery import Patience
 from queue_server import Proxy, StubPredictor, answers, rows, running_proxy, slow
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -221,7 +222,8 @@ def test_a_name_that_leads_to_a_private_address_is_not_connected_to():
 
 
 def test_the_waits_grow_to_hours_and_sum_to_about_a_day():
-    waits = [backoff_seconds(tried) for tried in range(1, 12)]
+    patience = Patience(15, 12, FIRST_RETRY_SECONDS, MOST_RETRY_SECONDS)
+    waits = [patience.wait_seconds(tried) for tried in range(1, 12)]
     assert 3 < waits[0] < 7
     assert max(waits) < 4 * 3600 * 1.25
     assert 12 * 3600 < sum(waits) < 36 * 3600

@@ -57,4 +57,6 @@ SYNC_CACHE = Counter(
 )
 CALLBACKS = Counter("model_server_queue_proxy_callbacks", "Callbacks tried: delivered, retried, given_up.", ["outcome"])
 CALLBACKS_WAITING = Gauge("model_server_queue_proxy_callbacks_waiting", "Callbacks neither delivered nor given up.")
+FORWARDED = Counter("model_server_queue_proxy_forwarded", "Results sent to the sink: delivered, retried.", ["outcome"])
+FORWARDING_WAITING = Gauge("model_server_queue_proxy_forwarding_waiting", "Results that the sink has not confirmed.")
 REMOVED = Counter("model_server_queue_proxy_removed", "Removed after the retention: prediction, image.", ["kind"])

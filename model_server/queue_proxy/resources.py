@@ -48,6 +48,7 @@ class Resources:
                 metrics.RUNNING.set(state.running)
                 metrics.OLDEST_AGE_SECONDS.set(state.oldest_age_seconds)
                 metrics.CALLBACKS_WAITING.set(state.callbacks)
+                metrics.FORWARDING_WAITING.set(state.results_to_forward)
             return self._state[1]
 
     async def row(self, identifier: str, caller: Caller) -> Record:

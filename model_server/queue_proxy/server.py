@@ -18,6 +18,7 @@ from model_server.http.server import Server, listen, stop_signal
 from model_server.queue_proxy import apis, app, metrics
 from model_server.queue_proxy.callbacks import CallbackDelivery
 from model_server.queue_proxy.dispatcher import Dispatcher
+from model_server.queue_proxy.forwarding import Forwarding
 from model_server.queue_proxy.labels import LabelLearner
 from model_server.queue_proxy.metering import Metering
 from model_server.queue_proxy.parts import Parts
@@ -64,9 +65,14 @@ async def _run(settings: QueueProxySettings, *, serve: bool, dispatch: bool) -> 
         background += [asyncio.create_task(learner.run()) for learner in learners]
         dispatcher = Dispatcher(parts) if dispatch else None
         delivery = CallbackDelivery(settings, parts.database, parts.watch) if dispatch else None
+        forwarding = Forwarding(settings, parts.database, parts.watch) if dispatch else None
         dispatching = asyncio.create_task(dispatcher.run()) if dispatcher else None
-        if delivery:
-            background += [asyncio.create_task(delivery.run()), asyncio.create_task(_sweep(parts))]
+        if delivery and forwarding:
+            background += [
+                asyncio.create_task(delivery.run()),
+                asyncio.create_task(forwarding.run()),
+                asyncio.create_task(_sweep(parts)),
+            ]
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         logger.info("listening", extra={"http": listener.getsockname()[1], "dispatch": dispatch, "serve": serve})
         await _until_one_ends({serving, *background, *filter(None, [dispatching])}, stopping)
@@ -80,8 +86,9 @@ async def _run(settings: QueueProxySettings, *, serve: bool, dispatch: bool) -> 
         for task in background:
             task.cancel()
         await asyncio.gather(*background, return_exceptions=True)
-        if delivery:
+        if delivery and forwarding:
             await delivery.close()
+            await forwarding.close()
         await parts.metering.close()
         await parts.close()
         logger.info("stopped")

@@ -149,6 +149,7 @@ class SubmitRoute:
             idempotency_key=key,
             fingerprint=_request_fingerprint(identity, callback_url) if key else None,
             callback_url=callback_url,
+            forwarded=settings.result_sink is not None,
             request_id=telemetry.request_id.get(),
             traceparent=prefer.traceparent(scope),
         )

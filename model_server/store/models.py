@@ -129,15 +129,20 @@ class Prediction(Base):
     callback_url: Mapped[str | None]
     request_id: Mapped[str | None]
     traceparent: Mapped[str | None]
+    forwarded: Mapped[bool] = mapped_column(server_default=text("false"))
 
 
 class Callback(Base):
-    """A finished prediction that its receiver has not confirmed yet."""
+    """A finished prediction that a receiver has not confirmed yet: its own callback, or the sink of all results."""
 
     __tablename__ = "callbacks"
-    __table_args__ = (Index("callbacks_due", "due_at", postgresql_where=text("gave_up_at IS NULL")),)
+    __table_args__ = (
+        CheckConstraint("receiver IN ('callback', 'sink')", name="receiver_known"),
+        Index("callbacks_due", "receiver", "due_at", postgresql_where=text("gave_up_at IS NULL")),
+    )
 
     prediction_id: Mapped[UUID] = mapped_column(ForeignKey("predictions.id", ondelete="CASCADE"), primary_key=True)
+    receiver: Mapped[str] = mapped_column(primary_key=True, server_default="callback")
     due_at: Mapped[datetime] = mapped_column(server_default=func.now())
     attempts: Mapped[int] = mapped_column(server_default="0")
     gave_up_at: Mapped[datetime | None]

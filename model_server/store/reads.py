@@ -32,7 +32,8 @@ _STATE = text("""
         FROM predictions WHERE status = 'queued' AND leader IS NULL) AS oldest_age_seconds,
       (SELECT extract(epoch FROM avg(run))::float FROM spans) AS run_seconds,
       (SELECT extract(epoch FROM sum(greatest(busy, '0')) / count(*))::float FROM spans) AS seconds_between_ends,
-      (SELECT count(*) FROM callbacks WHERE gave_up_at IS NULL) AS callbacks
+      (SELECT count(*) FROM callbacks WHERE receiver = 'callback' AND gave_up_at IS NULL) AS callbacks,
+      (SELECT count(*) FROM callbacks WHERE receiver = 'sink') AS results_to_forward
 """)
 
 
@@ -59,6 +60,7 @@ class QueueState:
     run_seconds: float | None
     seconds_between_ends: float | None
     callbacks: int
+    results_to_forward: int
 
     @property
     def queued(self) -> int:

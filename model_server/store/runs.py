@@ -76,7 +76,7 @@ _FINISH = text("""
     FROM unnest(:ids, :runs, :statuses, :predictions, :errors, :versions)
       AS o(id, run, status, predictions, error, version)
     WHERE p.id = o.id AND p.run = o.run AND p.status = 'running'
-    RETURNING p.id, p.status, p.followed, p.callback_url IS NOT NULL AS calls_back
+    RETURNING p.id, p.status, p.followed, (p.callback_url IS NOT NULL OR p.forwarded) AS is_awaited
 """).bindparams(
     _array("ids", PG_UUID),
     _array("runs", INTEGER),
@@ -89,7 +89,7 @@ _FINISH_FOLLOWERS = text("""
       started_at = l.started_at, finished_at = l.finished_at
     FROM predictions AS l
     WHERE p.leader = l.id AND l.id = ANY(:ids) AND p.status = 'queued'
-    RETURNING p.id, p.status, p.callback_url IS NOT NULL AS calls_back
+    RETURNING p.id, p.status, (p.callback_url IS NOT NULL OR p.forwarded) AS is_awaited
 """).bindparams(_array("ids", PG_UUID))
 
 _PUT_BACK = text("""
@@ -101,7 +101,7 @@ _PUT_BACK = text("""
 _CANCEL = text("""
     UPDATE predictions SET status = 'cancelled', finished_at = now()
     WHERE id = :id AND status IN ('queued', 'running')
-    RETURNING id, followed, callback_url IS NOT NULL AS calls_back
+    RETURNING id, followed, (callback_url IS NOT NULL OR forwarded) AS is_awaited
 """)
 
 _EXPIRE = text("""
@@ -113,7 +113,7 @@ _EXPIRE = text("""
     WHERE id IN (
       SELECT id FROM predictions WHERE status IN ('queued', 'running') AND deadline <= now()
       ORDER BY deadline LIMIT :most FOR UPDATE SKIP LOCKED)
-    RETURNING id, followed, callback_url IS NOT NULL AS calls_back
+    RETURNING id, followed, (callback_url IS NOT NULL OR forwarded) AS is_awaited
 """)
 
 _PROMOTE = text("""
@@ -224,7 +224,7 @@ async def _finish(connection: AsyncConnection, outcomes: Sequence[Outcome]) -> s
     await queue.remove(connection, [outcome.claimed.job for outcome in outcomes if outcome.claimed.id in written])
     if followed := [row.id for row in rows if row.followed]:
         rows += (await connection.execute(_FINISH_FOLLOWERS, {"ids": followed})).all()
-    await callbacks.schedule(connection, [row.id for row in rows if row.calls_back])
+    await callbacks.schedule(connection, [row.id for row in rows if row.is_awaited])
     await announce(connection, [(row.id, row.status) for row in rows])
     return written
 
@@ -272,7 +272,7 @@ async def _ended_without_result(connection: AsyncConnection, rows: Sequence[Reco
         promoted = (await connection.execute(_PROMOTE, {"ids": followed})).all()
         if promoted:
             await queue.enqueue(connection, [(row.id, row.priority) for row in promoted])
-    await callbacks.schedule(connection, [row.id for row in rows if row.calls_back])
+    await callbacks.schedule(connection, [row.id for row in rows if row.is_awaited])
     await announce(connection, [(row.id, status) for row in rows])
 
 

@@ -14,6 +14,7 @@ from psycopg.rows import namedtuple_row
 
 from model_server.errors import ModelServerError, Overloaded, Unprocessable
 from model_server.store import queue
+from model_server.store.callbacks import IS_AWAITED, RECEIVERS
 from model_server.store.database import Database, driver_of
 from model_server.store.identifiers import new_id
 from model_server.store.models import QUEUED, RESOURCE_COLUMNS, SUCCEEDED, Record
@@ -44,25 +45,27 @@ _ACCEPT = f"""
         %(image_sha256)s::bytea[], %(document)s::bytea[], %(parameters)s::jsonb[], %(priority)s::smallint[],
         %(deadline_seconds)s::float[], %(known)s::jsonb[], %(work)s::bytea[], %(leader)s::uuid[],
         %(idempotency_key)s::text[], %(fingerprint)s::bytea[], %(callback_url)s::text[], %(request_id)s::text[],
-        %(traceparent)s::text[]
+        %(traceparent)s::text[], %(forwarded)s::bool[]
       ) AS given (id, user_id, model, version, reuse_seconds, image_sha256, document, parameters, priority,
-        deadline_seconds, known, work, leader, idempotency_key, fingerprint, callback_url, request_id, traceparent)
+        deadline_seconds, known, work, leader, idempotency_key, fingerprint, callback_url, request_id, traceparent,
+        forwarded)
     ), accepted AS (
       INSERT INTO predictions (
         id, user_id, status, model, model_version, image_sha256, document, parameters, priority, deadline, started_at,
-        finished_at, predictions, work, leader, idempotency_key, fingerprint, callback_url, request_id, traceparent)
+        finished_at, predictions, work, leader, idempotency_key, fingerprint, callback_url, request_id, traceparent,
+        forwarded)
       SELECT
         id, user_id, CASE WHEN found IS NULL THEN 'queued' ELSE 'succeeded' END, model,
         CASE WHEN found IS NOT NULL THEN version END, image_sha256, document, parameters, priority,
         now() + make_interval(secs => deadline_seconds), CASE WHEN found IS NOT NULL THEN now() END,
         CASE WHEN found IS NOT NULL THEN now() END, found, work, leader, idempotency_key, fingerprint, callback_url,
-        request_id, traceparent
+        request_id, traceparent, forwarded
       FROM new
       ON CONFLICT DO NOTHING
       RETURNING {_COLUMNS}
     ), told AS (
-      INSERT INTO callbacks (prediction_id)
-      SELECT id FROM accepted WHERE status = 'succeeded' AND callback_url IS NOT NULL
+      INSERT INTO callbacks (prediction_id, receiver)
+      SELECT id, receiver FROM accepted, {RECEIVERS} WHERE status = 'succeeded' AND {IS_AWAITED}
     )
     SELECT * FROM accepted
 """  # noqa: S608 - the names of our own columns
@@ -102,6 +105,8 @@ class Submission:
     idempotency_key: str | None = None
     fingerprint: bytes | None = None
     callback_url: str | None = None
+    forwarded: bool = False
+    """Whether its result goes to the sink of all results."""
     request_id: str | None = None
     traceparent: str | None = None
     user_id: UUID | None = None
@@ -205,6 +210,7 @@ def _values(submission: Submission, leader: UUID | None = None) -> dict[str, Any
         "callback_url": submission.callback_url,
         "request_id": submission.request_id,
         "traceparent": submission.traceparent,
+        "forwarded": submission.forwarded,
     }
 
 

@@ -1,0 +1,101 @@
+"""Delivering finished predictions to a receiver: a few at once, with patience; several processes share the work."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from uuid import UUID
+
+from prometheus_client import Counter
+
+from model_server.errors import DatabaseUnavailable
+from model_server.queue_proxy.watch import Watch
+from model_server.store import callbacks
+from model_server.store.callbacks import Receiver
+from model_server.store.database import Database
+from model_server.store.models import UNFINISHED, Record
+
+logger = logging.getLogger(__name__)
+
+AT_ONCE = 10
+POLL_SECONDS = 2
+LEASE_MARGIN_SECONDS = 30
+RETRY_FACTOR = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long one delivery takes at most, how often it is tried, None: for ever, and how the waits grow."""
+
+    timeout_seconds: float
+    attempts: int | None
+    first_seconds: float
+    most_seconds: float
+
+    def wait_seconds(self, tried: int) -> float:
+        """Return the wait after ``tried`` attempts, three times the one before, give or take a quarter."""
+        delay = min(self.first_seconds * math.pow(RETRY_FACTOR, min(tried - 1, 16)), self.most_seconds)
+        return delay * random.uniform(0.75, 1.25)  # noqa: S311 - spread, not secrecy
+
+
+class Delivery:
+    """One receiver's. ``send`` returns what went wrong, None where the receiver has confirmed."""
+
+    def __init__(  # noqa: PLR0913 - what a receiver is made of
+        self,
+        receiver: Receiver,
+        send: Callable[[Record], Awaitable[str | None]],
+        *,
+        patience: Patience,
+        outcomes: Counter,
+        database: Database,
+        watch: Watch,
+    ) -> None:
+        self._receiver: Receiver = receiver
+        self._send = send
+        self._patience = patience
+        self._outcomes = outcomes
+        self._database = database
+        self._due = asyncio.Event()
+        watch.on_change(self._heard)
+
+    async def run(self) -> None:
+        """Deliver what is due, then wait for the next end of a prediction; until cancelled."""
+        lease = self._patience.timeout_seconds + LEASE_MARGIN_SECONDS
+        while True:
+            self._due.clear()
+            try:
+                rows = await callbacks.take_due(self._database, self._receiver, AT_ONCE, lease)
+                await asyncio.gather(*(self._deliver(row) for row in rows))
+            except DatabaseUnavailable:
+                rows = []
+            if not rows:
+                await self._wait()
+
+    async def _wait(self) -> None:
+        try:
+            async with asyncio.timeout(POLL_SECONDS):
+                await self._due.wait()
+        except TimeoutError:
+            return
+
+    def _heard(self, _prediction: UUID, status: str) -> None:
+        if status not in UNFINISHED:
+            self._due.set()
+
+    async def _deliver(self, row: Record) -> None:
+        problem = await self._send(row)
+        if problem is None:
+            self._outcomes.labels("delivered").inc()
+            await callbacks.delivered(self._database, self._receiver, row.id)
+            return
+        last = self._patience.attempts is not None and row.tried >= self._patience.attempts
+        self._outcomes.labels("given_up" if last else "retried").inc()
+        fields = {"prediction_id": str(row.id), "attempt": row.tried, "reason": problem}
+        logger.info("%s failed", self._receiver, extra=fields)
+        wait = None if last else self._patience.wait_seconds(row.tried)
+        await callbacks.failed(self._database, self._receiver, row.id, problem, wait)
