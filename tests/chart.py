@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import kserve.models
 import kubernetes.client
 import pytest
 import yaml
@@ -68,15 +70,31 @@ def containers(documents: list[Document]) -> Iterator[tuple[str, Document]]:
             yield f"{name} {container['name']}", container
 
 
+@functools.cache
+def kserve_models() -> dict[str, dict[str, str]]:
+    """Return the type of each key of each of KServe's models, as its client has them.
+
+    The client runs in a process of its own: it and Triton's register the same protocol buffers.
+    """
+    program = """
+import json, kserve.models
+models = {name: model for name, model in vars(kserve.models).items() if hasattr(model, "openapi_types")}
+keys = {name: {model.attribute_map[key]: kind for key, kind in model.openapi_types.items()}
+        for name, model in models.items()}
+print(json.dumps(keys))
+"""
+    listed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    models: dict[str, dict[str, str]] = json.loads(listed.stdout)
+    return models
+
+
 def check_by_model(value: Any, model: str, path: str = "") -> None:
     """Fail where a value is not what its model in the clients of KServe or Kubernetes takes: a key or a type."""
     if collection := re.fullmatch(r"(?:list|dict)[\[(](?:str, )?(.+)[\])]", model):
         parts = value.items() if isinstance(value, dict) else enumerate(value)
         for key, part in parts:
             check_by_model(part, collection.group(1), f"{path}.{key}")
-    elif hasattr(kserve.models, model):
-        ours = getattr(kserve.models, model)
-        names = {ours.attribute_map[name]: kind for name, kind in ours.openapi_types.items()}
+    elif names := kserve_models().get(model):
         for key, part in value.items():
             assert key in names, f"{model} has no {path}.{key}"
             check_by_model(part, names[key], f"{path}.{key}")

@@ -120,7 +120,10 @@ async def one(database: Database, identifier: UUID) -> Record | None:
 
 
 async def image(database: Database, identifier: UUID) -> Record | None:
-    """Return ``sha256``, ``media_type``, and ``content``, None where it is in an object, of the picture that an entry is about, None where none is kept."""
+    """Return ``sha256``, ``media_type`` and ``content`` of the picture that an entry is about; None: none is kept.
+
+    ``content`` is None where it is in an object.
+    """
     statement = (
         select(IMAGES.c.sha256, IMAGES.c.media_type, IMAGES.c.content)
         .join(FEEDBACK, FEEDBACK.c.image_sha256 == IMAGES.c.sha256)

@@ -59,7 +59,7 @@ class LabelledPictures:
                 yield row
 
     async def with_content(self) -> AsyncGenerator[tuple[Record, bytes]]:
-        """Yield each picture with its content; raises Unavailable where its store does not answer. A few megabytes of them are in memory at once."""
+        """Yield each picture with its content; a few megabytes of them are in memory at once. Raises Unavailable."""
         part: list[Record] = []
         size = 0
         async with aclosing(self.rows()) as rows:

@@ -48,7 +48,10 @@ class Base(DeclarativeBase):
 
 
 class Image(Base):
-    """An encoded image, once, however many predictions are about it; ``location`` and ``size`` in bytes are those of its object elsewhere."""
+    """An encoded image, once, however many predictions are about it.
+
+    ``location`` and ``size``, in bytes, are those of its object, where it is kept elsewhere.
+    """
 
     __tablename__ = "images"
     __table_args__ = (

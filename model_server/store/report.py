@@ -161,7 +161,7 @@ async def figures(database: Database, scope: Scope, viewer: Viewer, mistakes: in
 def statements(scope: Scope) -> list[tuple[str, str]]:
     """Return the name and the SQL, with its values written in, of each query that counts."""
     queries = {"predictions": _COUNTS, "verdicts": _VERDICTS, "unlinked": _UNLINKED, "agreement": _AGREEMENT}
-    values, dialect = scope.values(), postgresql.dialect()
+    values, dialect = scope.values(), postgresql.dialect()  # type: ignore[no-untyped-call]
     return [
         (name, str(query.bindparams(**values).compile(dialect=dialect, compile_kwargs={"literal_binds": True})))
         for name, query in queries.items()
