@@ -18,7 +18,7 @@ from model_server.config import ROLES
 
 TABLE = "<!-- values -->", "<!-- /values -->"
 ROLE_OF = {"predictor": "predictor", "queueProxy": "queue-proxy", "feedback": "feedback"}
-SET_BY_THE_CHART = {"mode", "model_dir", "model_name", "predictors", "predictor_url", "feedback_url"}
+SET_BY_THE_CHART = {"mode", "model_dir", "model_name", "predictors", "predictor_url", "feedback_url", "image_store"}
 """Settings that follow from other values, as hosts and ports do; a secret one comes from a secret, by ``extraEnv``."""
 STRING, COUNT = {"type": "string"}, {"type": "integer", "minimum": 1}
 STRINGS = {"type": "object", "additionalProperties": STRING}
@@ -29,6 +29,7 @@ BY_PATH: dict[str, dict[str, Any]] = {
     "mode": {"enum": ["accounts", "open"]},
     "model.storageUri": {"type": "string", "pattern": "^([a-z0-9]+://.+)?$"},
     "model.name": {"type": "string", "pattern": "^([A-Za-z0-9][A-Za-z0-9._-]*)?$"},
+    "images.storageUri": {"type": "string", "pattern": "^(s3://[^/\\s]+(/\\S*)?)?$"},
     "canary.storageUri": {"type": "string", "pattern": "^([a-z0-9]+://.+)?$"},
     "canary.weight": {"type": "integer", "minimum": 1, "maximum": 99},
     "autoscaling.class": {"enum": ["hpa", "keda", "knative", "none"]},

@@ -35,6 +35,22 @@ seccompProfile:
       key: {{ ternary .Values.database.existingSecretKey "dsn" (not (empty .Values.database.existingSecret)) }}
 {{- end -}}
 
+{{/* Where pictures are, for whoever reads or writes them. */}}
+{{- define "imageStoreEnv" -}}
+{{- with .Values.images.storageUri }}
+- name: MODEL_SERVER_IMAGE_STORE
+  value: {{ . | quote }}
+{{- end }}
+{{- end -}}
+
+{{- define "imageStoreSecret" -}}
+{{- with .Values.images.existingSecret }}
+envFrom:
+  - secretRef:
+      name: {{ . }}
+{{- end }}
+{{- end -}}
+
 {{/* Changes with the password, so that pods read it anew. */}}
 {{- define "databaseChecksum" -}}
 {{- printf "%s/%s" .Values.database.existingSecret .Values.postgres.password | sha256sum -}}
