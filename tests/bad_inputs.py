@@ -78,7 +78,6 @@ V1_BODIES = {
     "a list": (b"[]", JSON, 400, "object"),
     "not UTF-8": (b'{"instances": "\xff"}', JSON, 400, "UTF-8"),
     "wrong content type": (PHOTO, "text/plain", 415, "content type"),
-    "form content type": (PHOTO, "application/x-www-form-urlencoded", 415, "content type"),
     "unknown parameter": (instances(GOOD, parameters={"topk": 3}), JSON, 400, "top_k"),
     "unknown field": (instances(GOOD, instance=[]), JSON, 400, "instances"),
     "top_k of 0": (instances(GOOD, parameters={"top_k": 0}), JSON, 400, "top_k"),

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from model_server.classifier import Picture
 from model_server.errors import InvalidInput
-from model_server.predictor.v1 import check_count, decode_base64
+from model_server.http.base64_text import decode_base64
+from model_server.predictor.v1 import check_count
 
 INPUT = "image"
 OUTPUTS = ("label", "score", "scores")

@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import pybase64
 
 from model_server.classifier import Picture
 from model_server.errors import InvalidInput
+from model_server.http.base64_text import decode_base64
 from model_server.http.body import only_keys
 
 DEFAULT_TOP_K = 5
-DATA_URL = "data:"
 
 
 def parse(document: dict[str, Any], max_instances: int) -> tuple[list[Picture], int]:
@@ -29,17 +28,6 @@ def check_count(count: int, max_instances: int) -> None:
     """Raise InvalidInput where one request has more images than are allowed."""
     if count > max_instances:
         raise InvalidInput(f"The request has {count:,} images; at most {max_instances:,} are allowed.")
-
-
-def decode_base64(text: str, where: str) -> bytes:
-    """Return the bytes of standard base64 or a data URL; raises InvalidInput."""
-    if text.startswith(DATA_URL):
-        text = text.partition(",")[2]
-    try:
-        # 50 times as fast as the standard library, which takes as long for a photograph as parsing its JSON twice.
-        return pybase64.b64decode(text, validate=True)
-    except ValueError as error:
-        raise InvalidInput(f"{where} is not base64: {error}.") from None
 
 
 def _top_k(document: dict[str, Any]) -> int:

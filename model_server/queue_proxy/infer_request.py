@@ -10,7 +10,8 @@ from starlette.types import Scope
 from model_server.config import ServiceSettings
 from model_server.errors import InvalidInput, UnsupportedMediaType
 from model_server.http import body
-from model_server.queue_proxy.intake import Work, check_count, decode_base64, work_of
+from model_server.http.base64_text import decode_base64
+from model_server.queue_proxy.intake import Work, check_count, work_of
 from model_server.schema import BINARY_HEADER
 
 INPUT = "image"

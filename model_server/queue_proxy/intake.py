@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +15,7 @@ from starlette.types import Scope
 from model_server.config import ServiceSettings
 from model_server.errors import InvalidInput, PayloadTooLarge, UnsupportedMediaType
 from model_server.http import body
+from model_server.http.base64_text import decode_base64, encode_base64
 
 MULTIPART = "multipart/form-data"
 FILE_FIELD = "file"
@@ -52,7 +51,7 @@ def v1_body(image: bytes, media_type: str, parameters: Mapping[str, Any]) -> tup
     """Return the body of a V1 request about one image, and its content type."""
     if not parameters:
         return image, media_type
-    instance = {"b64": base64.b64encode(image).decode()}
+    instance = {"b64": encode_base64(image)}
     return orjson.dumps({"instances": [instance], "parameters": parameters}), "application/json"
 
 
@@ -83,7 +82,7 @@ def work_of(images: Sequence[bytes], where: str, settings: ServiceSettings) -> W
         check_image(image, f"{where}[{place}]", settings)
     if len(images) == 1:
         return image_work(images[0], f"{where}[0]", settings)
-    document = orjson.dumps({"instances": [{"b64": base64.b64encode(image).decode()} for image in images]})
+    document = orjson.dumps({"instances": [{"b64": encode_base64(image)} for image in images]})
     if len(document) > settings.max_body_bytes:
         raise PayloadTooLarge(
             f"The images take {len(document):,} bytes as base64; at most {settings.max_body_bytes:,} are allowed."
@@ -177,15 +176,3 @@ def _encoded(item: Any, where: str) -> bytes | None:
     if not (isinstance(item, dict) and item.keys() == {"b64"} and isinstance(item["b64"], str)):
         raise InvalidInput(f'{where} is neither {{"b64": "…"}} nor an array of height x width x 3.')
     return decode_base64(item["b64"], f"{where}.b64")
-
-
-def decode_base64(text: Any, where: str) -> bytes:
-    """Return the bytes of base64 or a data URL; raises InvalidInput for all else."""
-    if not isinstance(text, str):
-        raise InvalidInput(f"{where} is not base64 text.")
-    if text.startswith("data:"):
-        text = text.partition(",")[2]
-    try:
-        return binascii.a2b_base64(text, strict_mode=True)
-    except ValueError as error:  # binascii.Error, and text that is not ASCII
-        raise InvalidInput(f"{where} is not base64: {error}.") from None

@@ -10,9 +10,10 @@ from starlette.routing import Route
 
 from model_server.errors import InvalidInput
 from model_server.http import body
+from model_server.http.base64_text import decode_base64
 from model_server.http.replies import json_response
 from model_server.queue_proxy.admission import Admission
-from model_server.queue_proxy.intake import decode_base64, image_work
+from model_server.queue_proxy.intake import image_work
 from model_server.queue_proxy.parts import Parts
 from model_server.queue_proxy.resources import is_finished
 from model_server.queue_proxy.service import PredictionService
