@@ -15,6 +15,7 @@ from conftest import cloned_database
 from feedback_server import LABELS, FeedbackService, add_prediction, know_labels, running_feedback
 from model_server.store import retention
 from model_server.store.database import Database
+from model_server.store.images import Images
 from queue_server import PHOTO, rows, running_proxy
 
 PICTURE = b"\x89PNG the content does not matter here"
@@ -309,7 +310,7 @@ def test_feedback_and_its_picture_outlive_the_prediction(service):
 
     async def sweep() -> None:
         database = Database(make_url(url).set(drivername="postgresql+psycopg"), 2)
-        await retention.sweep(database, 3600)
+        await retention.sweep(database, Images(database, None), 3600)
         await database.close()
 
     asyncio.run(sweep())

@@ -49,7 +49,7 @@ class Usage:
 
     requests: int = 0
     images: int = 0
-    compute_seconds: float = 0
+    compute_seconds: float = 0.0
     bytes: int = 0
 
     def add(self, other: Usage) -> None:
