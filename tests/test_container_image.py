@@ -17,7 +17,6 @@ from sqlalchemy.engine import make_url
 import model_server
 from conftest import DEFAULT_BUNDLE, database_folder, free_port
 from container_engine import Container, Engine, docker_engine
-from model_server import cli
 from model_server.store.embedded import embedded_postgres
 from pictures import draw, encode
 
@@ -33,8 +32,6 @@ PICTURE = encode(draw())
 LARGE_PICTURE = PICTURE + bytes(3_000_000)
 """More than frameworks keep in memory of an upload before they want a folder to write to."""
 HEADERS = {"Content-Type": "image/jpeg"}
-HAS_FEEDBACK = "feedback" in cli.COMMANDS
-needs_feedback = pytest.mark.skipif(not HAS_FEEDBACK, reason="this version has no feedback role")
 
 
 @pytest.fixture(scope="session")
@@ -88,11 +85,7 @@ def database(engine: Engine, image: str) -> Iterator[tuple[str, str]]:
 
 
 @pytest.fixture(scope="session")
-def feedback_url(engine: Engine, image: str, database: tuple[str, str]) -> Iterator[str | None]:
-    """Run the feedback role; None where this version has none."""
-    if not HAS_FEEDBACK:
-        yield None
-        return
+def feedback_url(engine: Engine, image: str, database: tuple[str, str]) -> Iterator[str]:
     url, volume = database
     port = free_port()
     with engine.container(image, "feedback", volumes=[volume], database_url=url, feedback_port=port) as container:
@@ -102,13 +95,16 @@ def feedback_url(engine: Engine, image: str, database: tuple[str, str]) -> Itera
 
 @pytest.fixture(scope="session")
 def queue_proxy(
-    engine: Engine, image: str, predictor: Service, database: tuple[str, str], feedback_url: str | None
+    engine: Engine, image: str, predictor: Service, database: tuple[str, str], feedback_url: str
 ) -> Iterator[Service]:
     url, volume = database
     port = free_port()
-    settings = {"database_url": url, "predictor_url": predictor.url, "queue_proxy_port": port}
-    if feedback_url:
-        settings["feedback_url"] = feedback_url
+    settings = {
+        "database_url": url,
+        "predictor_url": predictor.url,
+        "feedback_url": feedback_url,
+        "queue_proxy_port": port,
+    }
     with engine.container(image, "queue-proxy", volumes=[volume], **settings) as container:
         container.wait_until_answers(f"http://127.0.0.1:{port}/readyz")
         yield Service(f"http://127.0.0.1:{port}", container)
@@ -174,7 +170,6 @@ def test_large_upload_needs_no_folder_to_write_to(queue_proxy: Service) -> None:
     assert reply.json()["status"] == "succeeded"
 
 
-@needs_feedback
 def test_feedback_is_taken(queue_proxy: Service) -> None:
     judgement = {"score": 5, "predicted_class": "ship", "image_file_name": "photo.jpg", "feedback": "It is one."}
     assert httpx.post(f"{queue_proxy.url}/feedback/", json=judgement).status_code == 201
@@ -185,7 +180,7 @@ def test_feedback_is_taken(queue_proxy: Service) -> None:
     [
         ("predictor", "/v2/health/ready"),
         ("queue-proxy", "/readyz"),
-        pytest.param("feedback", "/readyz", marks=needs_feedback),
+        ("feedback", "/readyz"),
     ],
 )
 def test_sigterm_ends_a_role(engine: Engine, image: str, database: tuple[str, str], role: str, ready: str) -> None:
