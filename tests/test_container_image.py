@@ -171,8 +171,12 @@ def test_large_upload_needs_no_folder_to_write_to(queue_proxy: Service) -> None:
 
 
 def test_feedback_is_taken(queue_proxy: Service) -> None:
-    judgement = {"score": 5, "predicted_class": "ship", "image_file_name": "photo.jpg", "feedback": "It is one."}
-    assert httpx.post(f"{queue_proxy.url}/feedback/", json=judgement).status_code == 201
+    headers = {**HEADERS, "Prefer": "respond-async, wait=20"}
+    url = f"{queue_proxy.url}/v1/models/pictures:predict"
+    prediction = httpx.post(url, content=PICTURE, headers=headers, timeout=30).json()
+    judgement = {"prediction_id": prediction["id"], "correct": True}
+    reply = httpx.post(f"{queue_proxy.url}/feedback/", json=judgement)
+    assert reply.status_code == 201, reply.text
 
 
 @pytest.mark.parametrize(

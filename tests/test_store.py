@@ -313,6 +313,22 @@ def test_a_claim_goes_on_behind_entries_that_need_no_run(run, database_url):
     assert rows(database_url, "SELECT count(*) FROM pgqueuer") == [(3,)]
 
 
+def test_images_of_any_size_arrive(run):
+    """The driver's pipeline hands over what fits into the kernel's buffer; the rest must follow."""
+
+    async def work(database: Database) -> None:
+        images = [photo() + bytes(size) for size in (0, 100_000, 1_000_000, 3_000_000, 12_000_000)]
+        many = [submission(image=image, image_sha256=hashlib.sha256(image).digest(), work=None) for image in images]
+        for some in ([one] for one in many):
+            (accepted,) = await asyncio.wait_for(submissions.submit(database, some), 20)
+            assert isinstance(accepted, Accepted)
+        (again, *_) = await asyncio.wait_for(submissions.submit(database, many), 20)
+        assert isinstance(again, Accepted)
+        assert sorted(len(one.content or b"") for one in await claim(database)) == sorted([len(i) for i in images] * 2)
+
+    run(work)
+
+
 def test_a_submission_that_fails_leaves_nothing_and_the_next_goes_through(run, database_url):
     async def work(database: Database) -> None:
         bad = submission(parameters={"a": "\0"})

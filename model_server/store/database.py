@@ -11,9 +11,11 @@ import orjson
 from psycopg import AsyncConnection as DriverConnection
 from psycopg import InterfaceError as DriverInterfaceError
 from psycopg import OperationalError
+from psycopg.abc import PQGen
 from psycopg.errors import UndefinedTable
 from psycopg.types.array import ListBinaryDumper
 from psycopg.types.string import BytesBinaryDumper
+from psycopg.waiting import Ready, Wait
 from sqlalchemy import event
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, ProgrammingError
@@ -78,6 +80,7 @@ class Database:
                 driver = await driver_of(connection)
                 async with driver.pipeline():
                     yield driver
+                    await driver.wait(_flush(driver))
                     await driver.commit()
 
     async def listen(self) -> DriverConnection[Any]:
@@ -113,6 +116,16 @@ async def driver_of(connection: AsyncConnection) -> DriverConnection[Any]:
     driver = (await connection.get_raw_connection()).driver_connection
     assert isinstance(driver, DriverConnection)  # noqa: S101 - our engine has one driver
     return driver
+
+
+def _flush(driver: DriverConnection[Any]) -> PQGen[None]:
+    """Hand all that was sent over to the kernel, more than its buffer too.
+
+    In a pipeline psycopg hands over what fits, and then waits for a reply to what the server has not got.
+    """
+    while driver.pgconn.flush():
+        if (yield Wait.RW) & Ready.R:
+            driver.pgconn.consume_input()
 
 
 def _send_bytes_as_they_are(connection: Any, _record: Any) -> None:
