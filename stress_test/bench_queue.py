@@ -172,7 +172,7 @@ def wait_until_drained(database: str, jobs: int, seconds: float) -> None:
 
 def clear(database: str) -> None:
     with psycopg.connect(database, autocommit=True) as connection:
-        connection.execute("TRUNCATE predictions, images, callbacks, pgqueuer, pgqueuer_log")
+        connection.execute("TRUNCATE predictions, images, feedback, callbacks, pgqueuer, pgqueuer_log")
         connection.execute("CHECKPOINT")
 
 

@@ -78,7 +78,7 @@ def idle(shared_idle, stub) -> Proxy:
 
 
 def emptied(proxy: Proxy) -> Proxy:
-    rows(proxy.database_url, "TRUNCATE predictions, images, callbacks, pgqueuer")
+    rows(proxy.database_url, "TRUNCATE predictions, images, feedback, callbacks, pgqueuer")
     return proxy
 
 

@@ -135,7 +135,7 @@ def test_a_job_is_stored_claimed_and_finished(run, database_url):
         accepted = await submit(database, submission())
         assert accepted.row.status == "queued"
         (claimed,) = await claim(database)
-        assert (claimed.id, claimed.run, claimed.is_image) == (accepted.row.id, 1, True)
+        assert (claimed.id, claimed.run, claimed.media_type) == (accepted.row.id, 1, "image/jpeg")
         assert await claim(database) == []
         assert len(await runs.finish(database, [done(claimed)])) == 1
         assert len(await runs.finish(database, [done(claimed)])) == 0
