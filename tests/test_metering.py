@@ -26,7 +26,7 @@ from model_server.store import metering
 from model_server.store.database import Database
 from model_server.store.metering import Usage
 from pictures import b64, draw, encode
-from queue_server import IMAGE, PHOTO, Proxy, StubPredictor, answers, photo, rows, running_proxy
+from queue_server import ASYNC, IMAGE, PHOTO, Proxy, StubPredictor, answers, photo, rows, running_proxy
 from test_drop_in import a_user
 
 TODAY = datetime.now(UTC).date().isoformat()
@@ -148,6 +148,15 @@ class TestUsage:
         assert used(proxy, ada.headers)[0]["compute_seconds"] > 0
         assert used(proxy, bob.headers)[0]["compute_seconds"] == 0
         assert used(proxy, bob.headers)[0]["images"] == 1
+
+    def test_users_of_one_second_are_written_together_whether_or_not_they_took_seconds(self, proxy: Proxy) -> None:
+        now, later = a_user(proxy), a_user(proxy)
+        path = f"/v1/models/{proxy.model}:predict"
+        for _ in range(3):
+            assert now.send("POST", path, content=photo(), headers=IMAGE).status_code == 200
+            assert later.send("POST", path, content=photo(), headers=ASYNC).status_code == 202
+            assert used(proxy, now.headers)
+        assert used(proxy, later.headers)[0]["requests"] == 3
 
     def test_refused_image_counts_as_request_only(self, proxy: Proxy) -> None:
         user = a_user(proxy)
