@@ -70,7 +70,7 @@ FEEDBACKS = """
 PICTURES = """
     WITH pictures AS (
       INSERT INTO images (sha256, media_type, content)
-      SELECT sha256(n::text::bytea), 'image/jpeg', string_agg(sha256((n * 10000 + k)::text::bytea), '')
+      SELECT sha256((%(model)s || n)::bytea), 'image/jpeg', string_agg(sha256((n * 10000 + k)::text::bytea), '')
       FROM generate_series(1, %(images)s) AS n, generate_series(1, %(bytes)s / 32) AS k GROUP BY n RETURNING sha256
     )
     INSERT INTO feedback (id, author, is_private, prediction_id, model, model_version, predicted_class, score,

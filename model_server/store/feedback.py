@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from datetime import datetime
 from uuid import UUID
 
@@ -91,7 +91,7 @@ async def save(connection: AsyncConnection, entries: Sequence[Entry]) -> list[Re
         return []
     # In one order everywhere, so that two transactions never wait for each other.
     order = sorted(range(len(entries)), key=lambda place: (str(entries[place].prediction_id), entries[place].author))
-    values = {name: [asdict(entries[place])[name] for place in order] for name in _NAMES}
+    values = {name: [getattr(entries[place], name) for place in order] for name in _NAMES}
     try:
         rows = (await connection.execute(_SAVE, {"id": [new_id() for _ in order], **values})).all()
     except IntegrityError as error:
