@@ -54,6 +54,20 @@ def test_page_sync_and_async_answer_at_one_address(system: System) -> None:
     assert queued.json()["predictions"] == direct.json()["predictions"]
 
 
+def test_first_administrator_is_made_in_the_folder_of_the_running_system(system: System, tmp_path: Path) -> None:
+    def create(folder: Path) -> subprocess.CompletedProcess[str]:
+        command = [COMMAND, "user", "create", "--admin", "--email", "ada@example.com", "--data-dir", folder]
+        return subprocess.run(command, input="correct horse\n", capture_output=True, text=True, check=False)
+
+    assert create(system.data).returncode == 0
+    form = {"username": "ada@example.com", "password": "correct horse"}
+    token = httpx.post(f"{system.url}/login", data=form).json()["access_token"]
+    headers = {"Authorization": f"Bearer {token}"}
+    assert httpx.get(f"{system.url}/feedback/export", headers=headers).status_code == 200
+    elsewhere = create(tmp_path)
+    assert (elsewhere.returncode, "is not the folder" in elsewhere.stderr) == (2, True)
+
+
 def test_curl_line_works_when_pasted(system: System) -> None:
     (line,) = re.findall(r"^  (curl .*)$", system.output.read_text(), re.MULTILINE)
     file = Path(next(word for word in shlex.split(line) if word.startswith("@"))[1:])

