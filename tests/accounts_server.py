@@ -105,7 +105,8 @@ def running_accounts(folder: Path, database_url: str, predictor_url: str, **sett
         100_000,
     )
     proxy_only = {name: settings.pop(name) for name in list(settings) if name in {"trusted_proxies", "cache_seconds"}}
-    both = {**shared, **{name: settings.pop(name) for name in ("mode", "account_cache_seconds") if name in settings}}
+    of_both = [name for name in ("mode", "account_cache_seconds", "image_store") if name in settings]
+    both = {**shared, **{name: settings.pop(name) for name in of_both}}
     with (
         running_feedback(folder / "feedback", database_url, **{**both, **limits, **settings}) as (url, process),
         running_proxy(folder / "proxy", database_url, predictor_url, feedback_url=url, **both, **proxy_only) as proxy,

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import httpx
 import psycopg
+from sqlalchemy.engine import make_url
 
 import accounts_server
 from accounts_server import SECRET
 from model_server.accounts import tokens
+from model_server.store import retention
+from model_server.store.database import Database
 from model_server.store.identifiers import new_id
+from model_server.store.images import Images
+from model_server.store.object_storage import open_storage
 from queue_server import rows
 
 LABELS = ["bird", "cat", "dog", "frog"]
@@ -123,3 +129,16 @@ def add_prediction(  # noqa: PLR0913 - each is one thing that tests change
             (identifier, user, status, model, version, sha256, at, at, None if status == "running" else at, results),
         )
     return identifier
+
+
+def end_retention(database_url: str, image_store: str = "postgres:") -> None:
+    """Remove all predictions that have ended, as the queue-proxy does when their time is up."""
+    for statement in ("UPDATE predictions SET finished_at = %s", "UPDATE images SET created_at = %s"):
+        rows(database_url, statement, datetime.now(UTC) - timedelta(days=9))
+
+    async def sweep() -> None:
+        database = Database(make_url(database_url).set(drivername="postgresql+psycopg"), 2)
+        await retention.sweep(database, Images(database, open_storage(image_store)), 3600)
+        await database.close()
+
+    asyncio.run(sweep())

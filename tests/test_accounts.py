@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from uuid import uuid4
 
 import httpx
-import jwt
 import pytest
 
 from accounts_server import PASSWORD, SECRET, Accounts, Person, running_accounts, running_feedback
 from conftest import cloned_database
-from model_server.accounts import tokens
 from queue_server import ASYNC, IMAGE, MODEL, StubPredictor, answers, photo, rows
+from test_access import FORGERIES
 
 PREDICT = f"/v1/models/{MODEL}:predict"
-INFER = f"/v2/models/{MODEL}/infer"
 INJECTIONS = [
     "'; DROP TABLE users; --",
     "%s %(x)s :name ${7*7} {{7*7}} \\' \"",
@@ -70,144 +66,6 @@ def predicted(person: Person) -> str:
     assert reply.status_code == 200, reply.text
     identifier: str = reply.json()["id"]
     return identifier
-
-
-def claims(person: Person, **changed: object) -> dict[str, object]:
-    now = int(time.time())
-    return {"sub": person.id, "aud": tokens.AUDIENCE, "iat": now, "exp": now + 600, **changed}
-
-
-def unsigned(payload: dict[str, object]) -> str:
-    parts = [json.dumps(part).encode() for part in ({"alg": "none", "typ": "JWT"}, payload)]
-    return ".".join(base64.urlsafe_b64encode(part).decode().rstrip("=") for part in parts) + "."
-
-
-def without(payload: dict[str, object], name: str) -> dict[str, object]:
-    return {key: value for key, value in payload.items() if key != name}
-
-
-FORGERIES: dict[str, Callable[[Person], str]] = {
-    "expired": lambda person: jwt.encode(claims(person, exp=int(time.time()) - 1), SECRET, "HS256"),
-    "of the future": lambda person: jwt.encode(claims(person, iat=int(time.time()) + 600), SECRET, "HS256"),
-    "without an end": lambda person: jwt.encode(without(claims(person), "exp"), SECRET, "HS256"),
-    "without a begin": lambda person: jwt.encode(without(claims(person), "iat"), SECRET, "HS256"),
-    "wrong signature": lambda person: jwt.encode(claims(person), SECRET[::-1], "HS256"),
-    "alg none": lambda person: unsigned(claims(person)),
-    "another algorithm": lambda person: jwt.encode(claims(person), SECRET * 2, "HS512"),
-    "other audience": lambda person: jwt.encode(claims(person, aud="another-server"), SECRET, "HS256"),
-    "no audience": lambda person: jwt.encode(without(claims(person), "aud"), SECRET, "HS256"),
-    "not of a user": lambda person: jwt.encode(claims(person, sub="1 OR 1=1"), SECRET, "HS256"),
-    "unknown user": lambda person: jwt.encode(claims(person, sub=str(uuid4())), SECRET, "HS256"),
-    "no token at all": lambda _person: "nonsense",
-    "unknown key": lambda _person: "msk_nonsense",
-    "next to nothing": lambda _person: ".",
-}
-
-# Route by route, in mode `accounts`: what the owner gets, another user, an administrator. Nobody, whoever is forged,
-# and a user who was deleted get 401 on all of them.
-GUARDED: dict[tuple[str, str], tuple[int, int, int]] = {
-    ("POST", "/v1/models/{model}:predict"): (200, 200, 200),
-    ("POST", "/v2/models/{model}/infer"): (200, 200, 200),
-    ("GET", "/v1/predictions"): (200, 200, 200),
-    ("GET", "/v1/predictions/{id}"): (200, 404, 200),
-    ("GET", "/v1/predictions/{id}/image"): (200, 404, 200),
-    ("GET", "/v1/predictions/{id}/events"): (200, 404, 200),
-    ("DELETE", "/v1/predictions/{id}"): (409, 404, 409),
-    ("GET", "/user/"): (200, 200, 200),
-    ("GET", "/user/{user}"): (200, 403, 200),
-    ("GET", "/user/{user}/keys"): (200, 403, 200),
-    ("POST", "/user/{user}/keys"): (201, 403, 403),
-    ("DELETE", "/user/{user}/keys/{key}"): (204, 403, 204),
-    ("DELETE", "/user/{user}"): (204, 403, 204),
-}
-# The same for everybody, whatever they show.
-UNGUARDED: dict[tuple[str, str], int] = {
-    ("GET", "/"): 200,
-    ("GET", "/docs"): 200,
-    ("GET", "/openapi.json"): 200,
-    ("GET", "/feedback/docs"): 200,
-    ("GET", "/feedback/openapi.json"): 200,
-    ("GET", "/healthz"): 200,
-    ("GET", "/readyz"): 200,
-    ("GET", "/metrics"): 200,
-    ("GET", "/login"): 200,
-    ("POST", "/login"): 415,
-    ("POST", "/user/"): 400,
-    ("GET", "/v1/queue"): 200,
-    ("GET", "/v1/models"): 200,
-    ("GET", "/v1/models/{model}"): 200,
-    ("GET", "/v2/models/{model}"): 200,
-    ("GET", "/v2/models/{model}/ready"): 200,
-    ("GET", "/v2/health/ready"): 200,
-    ("GET", "/v2/health/live"): 200,
-}
-ROUTE_NAMES = [f"{method} {path}" for method, path in GUARDED]
-
-
-class Owner:
-    """Somebody with a prediction and an API key, all anew for each request of the table."""
-
-    def __init__(self, accounts: Accounts) -> None:
-        self.person = accounts.register()
-        self.prediction = predicted(self.person)
-        made = self.person.send("POST", f"/user/{self.person.id}/keys", json={"name": "script"}).json()
-        self.key_id, self.key = made["id"], made["key"]
-
-    def ask(self, who: Person, method: str, path: str) -> int:
-        place = path.format(model=MODEL, id=self.prediction, user=self.person.id, key=self.key_id)
-        body = {}
-        if path == "/v1/models/{model}:predict":
-            body = {"content": photo(), "headers": IMAGE}
-        elif path == "/v2/models/{model}/infer":
-            body = {"json": {"inputs": []}}
-        elif method == "POST":
-            body = {"json": {"name": "another"}}
-        return who.send(method, place, **body).status_code
-
-
-def test_every_route_of_both_documents_is_in_the_table(closed: Accounts) -> None:
-    described = set()
-    for document in ("/openapi.json", "/feedback/openapi.json"):
-        for path, methods in httpx.get(f"{closed.url}{document}").json()["paths"].items():
-            described |= {(method.upper(), path) for method in methods}
-    named = {(method, path.replace("{user}", "{id}")) for method, path in {**GUARDED, **UNGUARDED}}
-    ours = {
-        (method, path) for method, path in described if not path.startswith("/feedback/") or (method, path) in named
-    }
-    assert ours == named
-
-
-@pytest.mark.parametrize(("method", "path"), GUARDED, ids=ROUTE_NAMES)
-def test_route_knows_owner_other_user_and_administrator(
-    closed: Accounts, admin: Person, method: str, path: str
-) -> None:
-    of_owner, of_other, of_admin = GUARDED[method, path]
-    other, owner = closed.register(), Owner(closed)
-    assert owner.ask(other, method, path) == of_other
-    assert owner.ask(owner.person, method, path) == of_owner
-    assert Owner(closed).ask(admin, method, path) == of_admin
-    by_key = Owner(closed)
-    assert by_key.ask(by_key.person.with_token(by_key.key), method, path) == of_owner
-
-
-@pytest.mark.parametrize(("method", "path"), GUARDED, ids=ROUTE_NAMES)
-def test_route_refuses_nobody_forgeries_and_the_deleted(closed: Accounts, method: str, path: str) -> None:
-    owner, deleted = Owner(closed), Owner(closed)
-    assert deleted.person.send("DELETE", "/user/me").status_code == 204
-    shown = {name: forge(owner.person) for name, forge in FORGERIES.items()}
-    shown |= {"deleted user's": deleted.person.token, "deleted user's key": deleted.key}
-    got = {name: owner.ask(owner.person.with_token(token), method, path) for name, token in shown.items()}
-    got["nobody"] = owner.ask(closed.stranger, method, path)
-    got["basic"] = owner.ask(Person(closed.url, headers={"Authorization": "Basic YTpi"}), method, path)
-    assert {name: status for name, status in got.items() if status != 401} == {}
-
-
-@pytest.mark.parametrize(("method", "path"), UNGUARDED, ids=[f"{method} {path}" for method, path in UNGUARDED])
-def test_route_is_the_same_for_everybody(closed: Accounts, method: str, path: str) -> None:
-    owner = closed.register()
-    for person in (closed.stranger, owner, *(owner.with_token(forge(owner)) for forge in FORGERIES.values())):
-        got = person.send(method, path.format(model=MODEL), content=b"x" if method == "POST" else None)
-        assert got.status_code == UNGUARDED[method, path], got.text
 
 
 def test_refusal_says_how_to_log_in(closed: Accounts) -> None:

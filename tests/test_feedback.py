@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
-from sqlalchemy.engine import make_url
 
 from conftest import cloned_database
-from feedback_server import LABELS, FeedbackService, add_prediction, know_labels, running_feedback
-from model_server.store import retention
-from model_server.store.database import Database
-from model_server.store.images import Images
+from feedback_server import LABELS, FeedbackService, add_prediction, end_retention, know_labels, running_feedback
 from queue_server import PHOTO, rows, running_proxy
 
 PICTURE = b"\x89PNG the content does not matter here"
@@ -265,24 +260,7 @@ def test_no_cookie_speaks_for_a_user(service):
     assert user.get("/feedback/").json()["feedback"][0]["correct"] is True
 
 
-def test_in_mode_accounts_every_route_needs_a_token(closed):
-    for method, path in [
-        ("GET", "/feedback/"),
-        ("POST", "/feedback/"),
-        ("GET", "/feedback/labels"),
-        ("GET", "/feedback/report"),
-        ("GET", "/feedback/export"),
-        ("POST", "/feedback/import"),
-        ("DELETE", "/feedback/0190c3a0-0000-7000-8000-000000000000"),
-        ("GET", "/feedback/0190c3a0-0000-7000-8000-000000000000/image"),
-    ]:
-        reply = closed.anonymous.request(method, path, json={})
-        assert (reply.status_code, reply.headers.get("www-authenticate")) == (401, "Bearer"), path
-
-
-def test_in_mode_accounts_the_report_is_for_administrators(closed):
-    assert closed.user().get("/feedback/report").status_code == 403
-    assert closed.user(admin=True).get("/feedback/report").status_code == 200
+def test_in_mode_accounts_what_nobody_owns_is_for_no_user_to_judge(closed):
     assert closed.user().give(add_prediction(closed.database_url), correct=True).status_code == 404
 
 
@@ -304,16 +282,8 @@ def test_feedback_and_its_picture_outlive_the_prediction(service):
     prediction = add_prediction(url, picture=kept)
     add_prediction(url, picture=forgotten)
     entry = user.give(prediction, correct_class="dog").json()
-    rows(url, "UPDATE predictions SET finished_at = now() - interval '9 days' RETURNING id")
-    rows(url, "UPDATE images SET created_at = now() - interval '9 days' RETURNING media_type")
     before = sum(version["predictions"] for version in service.anonymous.get("/feedback/report").json()["versions"])
-
-    async def sweep() -> None:
-        database = Database(make_url(url).set(drivername="postgresql+psycopg"), 2)
-        await retention.sweep(database, Images(database, None), 3600)
-        await database.close()
-
-    asyncio.run(sweep())
+    end_retention(url)
     assert rows(url, "SELECT count(*) FROM predictions") == [(0,)]
     assert user.get(entry["links"]["image"]).content == kept
     assert rows(url, "SELECT count(*) FROM images WHERE content = %s", forgotten) == [(0,)]

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import tarfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from feedback_server import FeedbackService, User, add_prediction, know_labels, running_feedback
+from accounts_server import running_accounts
+from feedback_server import FeedbackService, User, add_prediction, end_retention, know_labels, running_feedback
 from pictures import draw, encode
-from queue_server import rows
+from queue_server import ASYNC, MODEL, StubPredictor, answers, photo, rows
 
+WAITING = {**ASYNC, "Prefer": "respond-async, wait=20"}
 ANNOTATOR = {"id": 7, "email": "annotator@example.com"}
 
 
@@ -49,7 +53,11 @@ def exported(admin: User, **query: str) -> dict[str, bytes]:
     reply = admin.get("/feedback/export", params=query)
     assert reply.status_code == 200, reply.text
     assert int(reply.headers["content-length"]) == len(reply.content)
-    with tarfile.open(fileobj=io.BytesIO(reply.content), mode="r:") as archive:
+    return unpacked(reply.content)
+
+
+def unpacked(content: bytes) -> dict[str, bytes]:
+    with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as archive:
         return {member.name: archive.extractfile(member).read() for member in archive}
 
 
@@ -64,6 +72,32 @@ def test_the_tar_has_each_picture_once_with_the_class_that_most_named(service):
     assert (found[picture(0)]["label"], found[picture(1)]["label"]) == ("cat", "dog")
     assert (found[picture(1)]["votes"], found[picture(1)]["judges"]) == (2, 3)
     assert len(content) == 3
+
+
+def test_pictures_kept_outside_of_the_database_are_shown_exported_and_kept_as_long(
+    database_url: str, tmp_path: Path
+) -> None:
+    store, (judged, unjudged) = tmp_path / "images", (photo(), photo())
+    with (
+        StubPredictor(answers("cat")) as stub,
+        running_accounts(tmp_path, database_url, stub.url, image_store=f"file://{store}") as accounts,
+    ):
+        admin = accounts.administrator()
+        first, _ = (
+            admin.send("POST", f"/v1/models/{MODEL}:predict", content=content, headers=WAITING).json()["id"]
+            for content in (judged, unjudged)
+        )
+        entry = admin.send("POST", "/feedback/", json={"prediction_id": first, "correct": True}).json()
+        assert rows(database_url, "SELECT count(*) FROM images WHERE content IS NULL") == [(2,)]
+        end_retention(database_url, f"file://{store}")
+        assert admin.send("GET", entry["links"]["image"]).content == judged
+        sha256 = hashlib.sha256(judged).hexdigest()
+        assert [path.name for path in store.rglob("*") if path.is_file()] == [sha256]
+        content = unpacked(admin.send("GET", "/feedback/export").content)
+        assert content[f"images/{sha256}.jpg"] == judged
+        assert [line["label"] for line in lines(content)] == ["cat"]
+        next(path for path in store.rglob(sha256)).unlink()
+        assert admin.send("GET", entry["links"]["image"]).status_code == 503
 
 
 def test_filters_choose_what_is_exported(service):
