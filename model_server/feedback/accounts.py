@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from http import HTTPStatus
 from typing import Any
 from uuid import UUID
@@ -20,12 +19,11 @@ from model_server.feedback.attempts import Attempts
 from model_server.feedback.parts import Parts
 from model_server.http import body, paging
 from model_server.http.client_address import from_neighbour
-from model_server.http.replies import json_response
+from model_server.http.replies import json_response, timestamp
 from model_server.store import api_keys as stored_keys
 from model_server.store import users
 from model_server.store.models import Record
 
-MOST_BYTES = 65536
 MOST_JSON_VALUES = 100
 ONESELF = "me"
 
@@ -133,7 +131,7 @@ class AccountRoutes:
 
     async def _document(self, request: Request, fields: tuple[str, ...]) -> dict[str, str]:
         """Return a JSON object of exactly these texts; raises InvalidInput, or Unprocessable."""
-        data = await body.read(request.scope, request.receive, self._parts.settings, MOST_BYTES)
+        data = await body.read(request.scope, request.receive, self._parts.settings, body.SMALL)
         document = body.parse_json(data, MOST_JSON_VALUES)
         if document.keys() != set(fields) or not all(isinstance(value, str) for value in document.values()):
             wanted = ", ".join(fields)
@@ -159,7 +157,7 @@ def _user(row: Record) -> dict[str, Any]:
         "name": row.name,
         "email": row.email,
         "is_admin": row.is_admin,
-        "created_at": _time(row.created_at),
+        "created_at": timestamp(row.created_at),
     }
 
 
@@ -168,10 +166,6 @@ def _key(row: Record) -> dict[str, Any]:
         "id": str(row.id),
         "name": row.name,
         "hint": row.hint,
-        "created_at": _time(row.created_at),
-        "last_used_at": _time(row.last_used_at),
+        "created_at": timestamp(row.created_at),
+        "last_used_at": timestamp(row.last_used_at),
     }
-
-
-def _time(moment: datetime | None) -> str | None:
-    return None if moment is None else moment.isoformat(timespec="seconds").replace("+00:00", "Z")

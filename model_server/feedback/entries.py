@@ -16,19 +16,11 @@ from model_server.feedback.judgement import Author, Judgement
 from model_server.feedback.labels import LabelBook, LabelShelf
 from model_server.feedback.parts import Parts
 from model_server.http import body, paging
-from model_server.http.replies import json_response
+from model_server.http.replies import json_response, picture_response, timestamp
 from model_server.store import feedback as store
 from model_server.store.feedback import Entry
 from model_server.store.gather import Gatherer
 from model_server.store.models import Record
-
-LARGEST_BODY = 64 * 1024
-PICTURE_HEADERS = {
-    "Cache-Control": "private, max-age=3600",
-    # What a stranger sent is shown as an image or not at all.
-    "X-Content-Type-Options": "nosniff",
-    "Content-Security-Policy": "default-src 'none'; sandbox",
-}
 
 Item = tuple[Judgement, Author]
 
@@ -40,7 +32,7 @@ class EntryRoutes:
         self._database = parts.database
         self._authentication = parts.authentication
         self._images = parts.images
-        self._limits = parts.settings.model_copy(update={"max_body_bytes": LARGEST_BODY})
+        self._settings = parts.settings
         self._shelf = LabelShelf(parts.database)
         self._writer: Gatherer[Item, Record | ModelServerError] = Gatherer(self._write)
 
@@ -63,8 +55,8 @@ class EntryRoutes:
         # A page elsewhere may send a form or a text here without being asked; JSON it may not.
         if body.media_type(request.scope) != "application/json":
             raise UnsupportedMediaType("Feedback is JSON; send it as application/json.")
-        content = await body.read(request.scope, request.receive, self._limits)
-        said = judgement.parse(body.parse_json(content, self._limits.max_json_values))
+        content = await body.read(request.scope, request.receive, self._settings, body.SMALL)
+        said = judgement.parse(body.parse_json(content, self._settings.max_json_values))
         result = await self._writer.put((said, authors.author_of(request, caller)))
         if isinstance(result, ModelServerError):
             raise result
@@ -99,35 +91,31 @@ class EntryRoutes:
 
     async def image(self, request: Request) -> Response:
         """Return the picture that an entry is about, as it was sent."""
-        row = await self._visible(request)
+        row, _ = await self._visible(request)
         found = await store.image(self._database, row.id)
         if found is None:
             raise NotFound("This feedback is about no picture that is kept.")
-        headers = {**PICTURE_HEADERS, "ETag": f'"{row.image_sha256.hex()}"'}
-        return Response(await self._images.content(found), headers=headers, media_type=found.media_type)
+        return picture_response(await self._images.content(found), found.media_type, found.sha256)
 
     async def remove(self, request: Request) -> Response:
         """Take an entry back."""
-        row = await self._visible(request)
-        caller = await self._authentication.admit(request.scope)
-        author = authors.author_of(request, caller)
-        if not caller.is_admin and (row.author != author.key or author.key == authors.NOBODY):
+        row, author = await self._visible(request)
+        if not author.caller.is_admin and (row.author != author.key or author.key == authors.NOBODY):
             raise Forbidden("Only its author takes feedback back, or an administrator.")
         await store.remove(self._database, row.id)
         return Response(status_code=HTTPStatus.NO_CONTENT)
 
-    async def _visible(self, request: Request) -> Record:
-        """Return an entry; raises NotFound where there is none that the caller may see."""
+    async def _visible(self, request: Request) -> tuple[Record, Author]:
+        """Return an entry, and who asks for it; raises NotFound where there is none that they may see."""
         caller = await self._authentication.admit(request.scope)
+        author = authors.author_of(request, caller)
         identifier = query.identifier(request.path_params["id"])
         row = await store.one(self._database, identifier)
         if row is None or not (
-            caller.is_admin
-            or row.author == authors.author_of(request, caller).key
-            or (caller.sees_unowned and not row.is_private)
+            caller.is_admin or row.author == author.key or (caller.sees_unowned and not row.is_private)
         ):
             raise NotFound(f"There is no feedback {identifier}.")
-        return row
+        return row, author
 
     async def _write(self, items: Sequence[Item]) -> list[Record | ModelServerError]:
         """Write what can be written, in one transaction; in order, the rows or what is wrong."""
@@ -169,13 +157,8 @@ def resource(row: Record) -> dict[str, Any]:
         "correct_class": row.correct_class,
         "feedback": row.comment,
         "image_file_name": row.image_file_name,
-        "predicted_at": _time(row.predicted_at),
-        "created_at": _time(row.created_at),
-        "updated_at": _time(row.updated_at),
+        "predicted_at": timestamp(row.predicted_at),
+        "created_at": timestamp(row.created_at),
+        "updated_at": timestamp(row.updated_at),
         "links": links,
     }
-
-
-def _time(moment: Any) -> str:
-    text: str = moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    return text

@@ -20,7 +20,6 @@ from model_server.store import users
 from model_server.store.models import Record
 
 FORM = "application/x-www-form-urlencoded"
-MOST_BYTES = 65536
 MOST_FIELDS = 16
 GRANT = "password"
 
@@ -82,7 +81,7 @@ class LoginRoutes:
         """Return username and password of the form (RFC 6749, section 4.3.2)."""
         if body.media_type(request.scope) != FORM:
             raise UnsupportedMediaType(f"Send username, the e-mail, and password as {FORM}.")
-        data = await body.read(request.scope, request.receive, self._parts.settings, MOST_BYTES)
+        data = await body.read(request.scope, request.receive, self._parts.settings, body.SMALL)
         try:
             form = dict(parse_qsl(data.decode(), keep_blank_values=True, max_num_fields=MOST_FIELDS, errors="strict"))
         except ValueError:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
-from contextlib import AbstractAsyncContextManager, aclosing
-from typing import Any
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
 import orjson
 from starlette.requests import Request
@@ -20,6 +19,7 @@ from model_server.feedback.label_import import import_annotations
 from model_server.feedback.parts import Parts
 from model_server.http import body
 from model_server.http.replies import json_response
+from model_server.http.routing import Application
 from model_server.store import report as store
 from model_server.store.labelled import LabelledPictures, labelled_pictures
 from model_server.store.report import Viewer
@@ -31,8 +31,6 @@ EXPORT_SECONDS = 3600
 STATEMENT_SECONDS = 120
 LOCAL_FILES = "/data/local-files/?d="
 """Where Label Studio serves files that lie in its own storage (https://labelstud.io/guide/storage)."""
-
-Pictures = AbstractAsyncContextManager[LabelledPictures]
 
 
 class ReportRoutes:
@@ -46,7 +44,7 @@ class ReportRoutes:
         """Return the routes."""
         return [
             Route("/feedback/report", self.report, methods=["GET"]),
-            Route("/feedback/export", _AsApplication(self.export), methods=["GET"]),
+            Route("/feedback/export", Application(self.export), methods=["GET"]),
             Route("/feedback/import", self.take_back, methods=["POST"]),
         ]
 
@@ -98,17 +96,6 @@ class ReportRoutes:
             raise InvalidInput(f"The body is not JSON: {error}.") from None
         found = list(label_studio.read_annotations(document))
         return json_response(await import_annotations(self._parts.database, found))
-
-
-class _AsApplication:
-    """A method as an ASGI application, which streams while it holds what it streams from."""
-
-    def __init__(self, method: Callable[[Scope, Receive, Send], Any]) -> None:
-        self._method = method
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
-        await self._method(scope, receive, send)
 
 
 async def _stream(

@@ -20,6 +20,9 @@ JSON_TYPES = {
     "application/x-www-form-urlencoded",  # what `curl -d` says, and so most examples of TensorFlow Serving
 }
 
+SMALL = 64 * 1024
+"""``most`` of routes that take a few fields and no picture, bytes."""
+
 
 def header(scope: Scope, name: bytes) -> str:
     """Return the first value of a header, by its name in lower case; empty where it is absent."""

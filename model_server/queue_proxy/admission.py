@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from model_server.accounts.authentication import Authentication
 from model_server.accounts.caller import Caller
 from model_server.config import QueueProxySettings
+from model_server.http.routing import Application
 from model_server.queue_proxy.metering import Metering
 from model_server.queue_proxy.split import take_place
 from model_server.queue_proxy.throttle import Throttle
@@ -55,7 +56,7 @@ class Admission:
                 self._metering.used(caller.user_id, used)
                 await self._throttle.charge(scope, caller, used.images)
 
-        return Guarded(admitted)
+        return Application(admitted)
 
     def handler(self, handle: Callable[[Request], Awaitable[Response]], *, users_only: bool = False) -> ASGIApp:
         """Return the same for a function from request to reply."""
@@ -65,17 +66,6 @@ class Admission:
             await response(scope, receive, send)
 
         return self.guard(answer, users_only=users_only)
-
-
-class Guarded:
-    """An application that a router takes for one: Starlette takes a function for a handler."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
-        await self._app(scope, receive, send)
 
 
 def caller_of(scope: Scope) -> Caller:

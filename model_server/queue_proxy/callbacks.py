@@ -13,6 +13,7 @@ from yarl import URL
 
 from model_server.config import ENV_PREFIX, QueueProxySettings
 from model_server.errors import SettingsError
+from model_server.http.replies import timestamp
 from model_server.queue_proxy import metrics
 from model_server.queue_proxy.callback_address import GuardedResolver
 from model_server.queue_proxy.delivery import Delivery, Patience
@@ -56,7 +57,7 @@ class CallbackDelivery:
         content = orjson.dumps(
             {
                 "type": f"prediction.{row.status}",
-                "timestamp": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+                "timestamp": timestamp(datetime.now(UTC)),
                 "data": resource(row),
             }
         )

@@ -11,7 +11,7 @@ from starlette.responses import Response, StreamingResponse
 
 from model_server.errors import Conflict, InvalidInput, NotFound
 from model_server.http import paging
-from model_server.http.replies import json_response
+from model_server.http.replies import json_response, picture_response
 from model_server.queue_proxy import metrics, prefer
 from model_server.queue_proxy.parts import Parts
 from model_server.queue_proxy.resources import is_finished, resource
@@ -93,14 +93,7 @@ class PredictionRoutes:
         found = None if row.image_sha256 is None else await reads.image(self._database, row.image_sha256)
         if found is None:
             raise NotFound("This prediction is about several images or arrays; none is stored by itself.")
-        headers = {
-            "ETag": f'"{row.image_sha256.hex()}"',
-            "Cache-Control": "private, max-age=3600",
-            # What a stranger sent is shown as an image or not at all.
-            "X-Content-Type-Options": "nosniff",
-            "Content-Security-Policy": "default-src 'none'; sandbox",
-        }
-        return Response(await self._images.content(found), headers=headers, media_type=found.media_type)
+        return picture_response(await self._images.content(found), found.media_type, row.image_sha256)
 
     async def events(self, request: Request) -> Response:
         """Stream a server-sent event for each change of status, the present one first."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from datetime import datetime
 from uuid import UUID
 
 from model_server.accounts.caller import Caller
 from model_server.config import QueueProxySettings
 from model_server.errors import Gone, NotFound
+from model_server.http.replies import timestamp
 from model_server.queue_proxy import metrics
 from model_server.schema import PredictionResource
 from model_server.store import reads
@@ -119,10 +119,10 @@ def resource(row: Record, position: int | None = None, eta_seconds: float | None
         "status": row.status,
         "model": row.model,
         "model_version": row.model_version,
-        "created_at": _time(row.created_at),
-        "started_at": _time(row.started_at),
-        "finished_at": _time(row.finished_at),
-        "deadline": _time(row.deadline),
+        "created_at": timestamp(row.created_at),
+        "started_at": timestamp(row.started_at),
+        "finished_at": timestamp(row.finished_at),
+        "deadline": timestamp(row.deadline),
         "attempts": row.attempts,
         "position": position,
         "eta_seconds": eta_seconds,
@@ -136,7 +136,3 @@ def resource(row: Record, position: int | None = None, eta_seconds: float | None
 def is_finished(row: Record) -> bool:
     """Whether nothing about a prediction will change any more."""
     return row.status not in UNFINISHED
-
-
-def _time(moment: datetime | None) -> str | None:
-    return None if moment is None else moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

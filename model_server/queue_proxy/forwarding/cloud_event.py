@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 import orjson
 
+from model_server.http.replies import timestamp
 from model_server.queue_proxy.resources import resource
 from model_server.store.models import Record
 
@@ -41,7 +42,7 @@ def event_of(row: Record) -> CloudEvent:
         "source": f"/v1/models/{quote(row.model, safe='')}",
         "type": f"{TYPE}.{row.status}",
         "subject": str(row.id),
-        "time": row.finished_at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "time": timestamp(row.finished_at.astimezone(UTC)),
     }
     if row.request_id:
         attributes["requestid"] = row.request_id
