@@ -9,12 +9,14 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import quote
 
 import httpx
 import pytest
 
 from accounts_server import PASSWORD, SECRET, Accounts, Person, running_accounts, running_feedback
 from conftest import cloned_database
+from pictures import b64
 from queue_server import ASYNC, IMAGE, MODEL, StubPredictor, answers, photo, rows
 from test_access import FORGERIES
 
@@ -54,7 +56,7 @@ def admin(closed: Accounts) -> Person:
     return closed.administrator()
 
 
-def submit(person: Person, **headers: str) -> httpx.Response:
+def submit(person: Person, **headers: str | bytes) -> httpx.Response:
     return person.send(
         "POST", PREDICT, content=photo(), headers={**ASYNC, "Prefer": "respond-async, wait=20", **headers}
     )
@@ -257,6 +259,15 @@ def test_injection_in_a_text_comes_back_as_text(opened: Accounts, text: str) -> 
     assert person.send("GET", "/user/me/keys").json()["keys"][0]["name"] == text
     assert opened.login(text, text).status_code == 401
     assert person.send("GET", "/user/me", headers={"X-Request-Id": "x"}).headers["Content-Type"] == "application/json"
+    document = {"name": text, "data": b64(photo())}
+    assert person.send("POST", "/inference/image", json=document).status_code == 200
+    form = {"command": "predict", "metadata": json.dumps({"request_id": text})}
+    classified = person.send("POST", "/inference", data=form, files={"image": (text, photo())})
+    assert classified.json()["request_id"] == text
+    asked = submit(person, **{"Idempotency-Key": text.encode(), "X-Request-Id": text.encode()})
+    assert asked.status_code in {200, 400}, asked.text
+    for path in (f"/v1/models/{quote(text, safe='')}", f"/v1/predictions?status={quote(text)}&cursor={quote(text)}"):
+        assert person.send("GET", path).status_code in {200, 400, 404}
     assert rows(opened.proxy.database_url, "SELECT count(*) > 0 FROM users") == [(True,)]
 
 

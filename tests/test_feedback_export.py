@@ -180,6 +180,19 @@ def test_what_cannot_be_imported_is_named_and_the_rest_is_kept(service):
     assert rows(service.database_url, "SELECT count(*) FROM feedback WHERE comment = 'From Label Studio'") == [(1,)]
 
 
+@pytest.mark.parametrize("text", ["'); DROP TABLE feedback; --", "%s :name", "<img src=x onerror=alert(1)>"])
+def test_injected_annotations_are_judges_and_classes_by_strange_names(service, text):
+    admin = judge(service)
+    tasks = admin.get("/feedback/export", params={"format": "label-studio", "images": text}).json()
+    assert all(task["data"]["image"].startswith(text) for task in tasks)
+    named = admin.request("POST", "/feedback/import", json=annotated(tasks, "dog", by=text)).json()
+    assert (named["imported"], named["problems"]) == (4, [])
+    meant = admin.request("POST", "/feedback/import", json=annotated(tasks, text)).json()
+    assert (meant["imported"], len(meant["problems"])) == (0, 4)
+    assert repr(text) in meant["problems"][0]["reason"]
+    assert exported(admin, model=text) == {"labels.jsonl": b""}
+
+
 @pytest.mark.parametrize("content", [b"{", b'{"a": 1}', b"[7]", b'[{"data": {}, "annotations": [7]}]', b"[" * 100_000])
 def test_what_is_no_export_of_label_studio_is_refused(service, content):
     reply = service.user(admin=True).request("POST", "/feedback/import", content=content)
