@@ -175,6 +175,11 @@ class QueueProxySettings(ServiceSettings, DatabaseSettings, AccessSettings):
         description='Several predictors instead, such as a model and its canary, as JSON: `[{"url": "http://a", '
         '"weight": 90}, …]`. A caller stays with one; while one is away, the heaviest does its work.',
     )
+    predictors_file: Path | None = Field(
+        None,
+        description="File with that JSON instead, looked at four times a second: predictors come and go, and weights "
+        "change, without a restart and without a lost request.",
+    )
     model_name: str | None = Field(
         None, description="What `GET /v1/models` tells while the predictor is away, as one that sleeps is."
     )

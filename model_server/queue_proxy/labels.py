@@ -11,6 +11,7 @@ from urllib.parse import quote
 import orjson
 
 from model_server.errors import ModelServerError
+from model_server.queue_proxy.split import Split
 from model_server.queue_proxy.upstream import Upstream
 from model_server.schema import MODEL_VERSION_HEADER
 from model_server.store import labels
@@ -24,22 +25,22 @@ TRIES = 30
 REFRESH_SECONDS = 600
 """A version that was exported anew under its old name may have other classes."""
 
-Version = tuple[str, str]
+Version = tuple[Upstream, str, str]
+"""Who answered, for which model, with which version."""
 
 
 class LabelLearner:
     """Asks for the labels of each version that answers a prediction, and keeps them in PostgreSQL."""
 
-    def __init__(self, database: Database, upstream: Upstream) -> None:
+    def __init__(self, database: Database, split: Split) -> None:
         self._database = database
-        self._upstream = upstream
         self._wanted: dict[Version, int] = {}
         self._learned: dict[Version, float] = {}
         self._more = asyncio.Event()
-        upstream.on_answer(self._answered)
+        split.on_answer(self._answered)
 
-    def _answered(self, model: str, version: str) -> None:
-        key = model, version
+    def _answered(self, upstream: Upstream, model: str, version: str) -> None:
+        key = upstream, model, version
         if key in self._wanted or time.monotonic() - self._learned.get(key, -REFRESH_SECONDS) < REFRESH_SECONDS:
             return
         self._wanted[key] = TRIES
@@ -57,13 +58,13 @@ class LabelLearner:
                     await asyncio.sleep(AGAIN_SECONDS)
 
     async def _try(self, key: Version) -> None:
-        model, _ = key
+        upstream, model, _ = key
         try:
-            found = await self._ask(model)
+            found = await _ask(upstream, model)
             if found is not None:
                 version, names = found
                 await labels.remember(self._database, model, version, names)
-                self._finish((model, version))
+                self._finish((upstream, model, version))
         except ModelServerError as error:
             logger.info("labels not learned yet", extra={"model": model, "reason": str(error)})
         if key in self._wanted:
@@ -76,13 +77,14 @@ class LabelLearner:
         self._wanted.pop(key, None)
         self._learned[key] = time.monotonic()
 
-    async def _ask(self, model: str) -> tuple[str, list[str]] | None:
-        """Return the version that answers now and its labels; None where the predictor does not name them."""
-        async with self._upstream.send("GET", f"/v2/models/{quote(model, safe='')}", {}, None) as response:
-            body = await response.read()
-            version = response.headers.get(MODEL_VERSION_HEADER)
-            names = _labels(body) if response.status == 200 else None
-        return (version, names) if version and names else None
+
+async def _ask(upstream: Upstream, model: str) -> tuple[str, list[str]] | None:
+    """Return the version that answers now and its labels; None where the predictor does not name them."""
+    async with upstream.send("GET", f"/v2/models/{quote(model, safe='')}", {}, None) as response:
+        body = await response.read()
+        version = response.headers.get(MODEL_VERSION_HEADER)
+        names = _labels(body) if response.status == 200 else None
+    return (version, names) if version and names else None
 
 
 def _labels(body: bytes) -> list[str] | None:

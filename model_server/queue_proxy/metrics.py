@@ -48,6 +48,11 @@ PREDICTOR_AWAY = Gauge(
     "1 while a predictor of little weight is away, and the heaviest does its work.",
     ["predictor"],
 )
+PREDICTOR_WEIGHT = Gauge(
+    "model_server_queue_proxy_predictor_weight",
+    "Share of the callers that a predictor gets, to the sum of all; 0: it finishes what it has, and goes.",
+    ["predictor"],
+)
 SYNC_IN_FLIGHT = Gauge("model_server_queue_proxy_sync_in_flight", "Synchronous requests at the predictor.")
 SYNC_WAITING = Gauge("model_server_queue_proxy_sync_waiting", "Synchronous requests that wait for a slot.")
 SYNC_CACHE = Counter(

@@ -9,6 +9,7 @@ from model_server.config import QueueProxySettings
 from model_server.queue_proxy.admission import Admission
 from model_server.queue_proxy.cache import ReplyCache
 from model_server.queue_proxy.metering import Metering
+from model_server.queue_proxy.predictors_file import first_predictors
 from model_server.queue_proxy.resources import Resources
 from model_server.queue_proxy.sidecar import Sidecar
 from model_server.queue_proxy.split import Split
@@ -47,7 +48,7 @@ class Parts:
             database,
             Images(database, open_storage(settings.image_store)),
             authentication,
-            Split(settings),
+            Split(settings, first_predictors(settings)),
             Sidecar(settings),
             ReplyCache(settings.cache_seconds, settings.cache_bytes),
             Watch(database),

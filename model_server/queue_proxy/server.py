@@ -15,7 +15,7 @@ from model_server.config import QueueProxySettings
 from model_server.errors import Unavailable
 from model_server.http.envelope import RequestEnvelope
 from model_server.http.server import Server, listen, stop_signal
-from model_server.queue_proxy import apis, app, metrics
+from model_server.queue_proxy import apis, app, metrics, predictors_file
 from model_server.queue_proxy.callbacks import CallbackDelivery
 from model_server.queue_proxy.dispatcher import Dispatcher
 from model_server.queue_proxy.forwarding import Forwarding
@@ -60,9 +60,10 @@ async def _run(settings: QueueProxySettings, *, serve: bool, dispatch: bool) -> 
         router = app.build_router(parts) if serve else app.build_operations(parts)
         server = Server(RequestEnvelope(router, RouteMeter(parts.metering), settings), settings.shutdown_grace_seconds)
         stopping = stop_signal()
-        learners = [LabelLearner(parts.database, upstream) for upstream in parts.upstream.upstreams()]
-        background = [asyncio.create_task(parts.watch.run()), asyncio.create_task(parts.metering.run())]
-        background += [asyncio.create_task(learner.run()) for learner in learners]
+        learner = LabelLearner(parts.database, parts.upstream)
+        background = [asyncio.create_task(one.run()) for one in (parts.watch, parts.metering, learner)]
+        if settings.predictors_file:
+            background.append(asyncio.create_task(predictors_file.follow(settings.predictors_file, parts.upstream)))
         dispatcher = Dispatcher(parts) if dispatch else None
         delivery = CallbackDelivery(settings, parts.database, parts.watch) if dispatch else None
         forwarding = Forwarding(settings, parts.database, parts.watch) if dispatch else None

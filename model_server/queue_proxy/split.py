@@ -1,4 +1,4 @@
-"""Several predictors that share the callers by weight, such as a model and its canary.
+"""Several predictors that share the callers by weight, such as a model and its canary, and may change at any time.
 
 A caller stays with one predictor, and moves only where its weight shrinks. ``place`` says where in the split the caller
 of the present task stands; a queued prediction carries it in the last bits of its id, so that every worker of every
@@ -7,17 +7,20 @@ process asks the same predictor for it.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
-from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+import logging
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from contextvars import ContextVar
+from functools import partial
 from uuid import UUID
 
 from aiohttp import ClientResponse
 from starlette.types import Scope
 
 from model_server.breaker import Breaker, Circuit
-from model_server.config import QueueProxySettings
+from model_server.config import QueueProxySettings, WeightedPredictor
 from model_server.errors import BadGateway, Unavailable
 from model_server.http import body as http_body
 from model_server.http.client_address import client_address
@@ -25,7 +28,11 @@ from model_server.queue_proxy import metrics
 from model_server.queue_proxy.upstream import Body, Headers, Upstream
 from model_server.store.identifiers import PLACES
 
+logger = logging.getLogger(__name__)
+
 FAILURES_THAT_OPEN = 3
+
+OnAnswer = Callable[[Upstream, str, str], None]
 
 place: ContextVar[int] = ContextVar("place", default=0)
 """0 to PLACES - 1."""
@@ -34,14 +41,33 @@ place: ContextVar[int] = ContextVar("place", default=0)
 class Member:
     """One predictor, what is in flight there, and whether it is away. It gets the places below ``end``."""
 
-    def __init__(self, settings: QueueProxySettings, url: str, weight: int) -> None:
+    def __init__(self, settings: QueueProxySettings, url: str) -> None:
         self.upstream = Upstream(settings, url)
-        self.weight = weight
+        self.weight = 0
         self.end = 0
         self.label = self.upstream.url.partition("://")[2]
         self.breaker = Breaker(settings.sync_in_flight, settings.sync_waiting)
         self.circuit = Circuit(self.upstream.is_ready, FAILURES_THAT_OPEN)
+        self._in_flight = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
         metrics.PREDICTOR_AWAY.labels(self.label).set_function(lambda: self.circuit.is_open)
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Count a request while it is in flight."""
+        self._in_flight += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._in_flight -= 1
+            if not self._in_flight:
+                self._idle.set()
+
+    async def until_idle(self) -> None:
+        """Wait until nothing is in flight."""
+        await self._idle.wait()
 
     async def close(self) -> None:
         """Close its connections."""
@@ -55,16 +81,56 @@ class Split:
     While that one is away the heaviest stands in for it; for the heaviest, the model that is trusted, nobody does.
     """
 
-    def __init__(self, settings: QueueProxySettings) -> None:
-        given = [(one.url, one.weight) for one in settings.predictors] or [(settings.predictor_url, 1)]
-        self._members = [Member(settings, url, weight) for url, weight in given]
-        self._main = max(self._members, key=lambda member: member.weight)
-        total, so_far = sum(member.weight for member in self._members), 0
-        for member in self._members:
-            so_far += member.weight
-            member.end = PLACES * so_far // total
+    def __init__(self, settings: QueueProxySettings, predictors: Sequence[WeightedPredictor]) -> None:
+        self._settings = settings
+        self._members: list[Member] = []
+        self._leaving: dict[asyncio.Task[None], Member] = {}
+        self._on_answer: list[OnAnswer] = []
+        self.change(predictors)
         metrics.SYNC_IN_FLIGHT.set_function(lambda: sum(one.breaker.in_flight for one in self._members))
         metrics.SYNC_WAITING.set_function(lambda: sum(one.breaker.waiting for one in self._members))
+
+    def change(self, predictors: Sequence[WeightedPredictor]) -> None:
+        """Let these share the callers from now on; who is left out finishes what is in flight there, and is closed."""
+        known = {member.upstream.url: member for member in self._members}
+        members = []
+        for one in predictors:
+            member = known.pop(one.url.rstrip("/"), None) or self._join(one.url)
+            member.weight = one.weight
+            members.append(member)
+        total, so_far = sum(member.weight for member in members), 0
+        for member in members:
+            so_far += member.weight
+            member.end = PLACES * so_far // total
+            metrics.PREDICTOR_WEIGHT.labels(member.label).set(member.weight)
+        self._members = members
+        self._main = max(members, key=lambda member: member.weight)
+        for member in known.values():
+            metrics.PREDICTOR_WEIGHT.labels(member.label).set(0)
+            leaving = asyncio.create_task(self._leave(member))
+            self._leaving[leaving] = member
+            leaving.add_done_callback(self._leaving.pop)
+        logger.info("predictors", extra={"weights": {member.label: member.weight for member in members}})
+
+    def _join(self, url: str) -> Member:
+        member = Member(self._settings, url)
+        member.upstream.on_answer(partial(self._answered, member.upstream))
+        return member
+
+    async def _leave(self, member: Member) -> None:
+        await member.until_idle()
+        if all(member.label != other.label for other in self._members):
+            metrics.PREDICTOR_WEIGHT.remove(member.label)
+            metrics.PREDICTOR_AWAY.remove(member.label)
+        await member.close()
+
+    def on_answer(self, tell: OnAnswer) -> None:
+        """Call ``tell(upstream, model, version)`` whenever a version answers for a model."""
+        self._on_answer.append(tell)
+
+    def _answered(self, upstream: Upstream, model: str, version: str) -> None:
+        for tell in self._on_answer:
+            tell(upstream, model, version)
 
     def _chosen(self) -> Member:
         where = place.get()
@@ -74,10 +140,6 @@ class Split:
     def slot(self) -> AbstractAsyncContextManager[None]:
         """Hold one of the places for synchronous requests; raises Overloaded."""
         return self._chosen().breaker.slot()
-
-    def upstreams(self) -> list[Upstream]:
-        """Return the predictors one by one."""
-        return [member.upstream for member in self._members]
 
     def version(self, model: str) -> str | None:
         """Return the version that answered last for a model, None before the first answer."""
@@ -95,9 +157,10 @@ class Split:
         member = self._chosen()
         metrics.PREDICTOR_REQUESTS.labels(member.label).inc()
         try:
-            async with member.upstream.send(method, target, headers, body, model=model) as response:
-                member.circuit.succeeded()
-                yield response
+            with member.working():
+                async with member.upstream.send(method, target, headers, body, model=model) as response:
+                    member.circuit.succeeded()
+                    yield response
         except (Unavailable, BadGateway):
             if member is not self._main:  # who asks the heaviest holds back by a circuit of his own
                 member.circuit.failed()
@@ -109,7 +172,9 @@ class Split:
 
     async def close(self) -> None:
         """Close every connection."""
-        for member in self._members:
+        for leaving in self._leaving:
+            leaving.cancel()
+        for member in [*self._members, *self._leaving.values()]:
             await member.close()
 
 

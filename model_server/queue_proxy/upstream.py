@@ -69,6 +69,8 @@ class Upstream:
 
         Raises Unavailable where nobody listens, GatewayTimeout, BadGateway where the connection breaks.
         """
+        if self._session.closed:
+            raise Unavailable("The predictor has been taken away. Try again.")
         url = URL(self.url + target, encoded=True)
         try:
             async with self._session.request(
