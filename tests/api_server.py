@@ -124,6 +124,7 @@ def _custom_kinds() -> list[dict[str, Any]]:
             for kind in kinds:
                 plural = f"{kind.lower()}s"
                 served = {"name": version, "served": True, "storage": True, "schema": {"openAPIV3Schema": anything}}
+                served["subresources"] = {"status": {}}
                 names = {"kind": kind, "plural": plural, "singular": kind.lower()}
                 definitions.append(
                     {

@@ -24,6 +24,8 @@ COMMANDS = (
     "user",
     "classify",
     "submit",
+    "rollout",
+    "rollback",
     "export",
     "inspect",
     "train",

@@ -49,9 +49,9 @@ def up(
         data_dir=data_dir,
     )
     predictor = config.load(config.PredictorSettings, model_dir=model_dir, model_name=model_name, runtime=runtime)
-    config.load(config.QueueProxySettings)
+    queue_proxy = config.load(config.QueueProxySettings)
     config.load(config.FeedbackSettings)
     telemetry.configure_logging(settings)
     from model_server.up import system
 
-    system.run(settings, predictor)
+    system.run(settings, predictor, queue_proxy)

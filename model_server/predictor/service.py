@@ -17,6 +17,7 @@ from model_server.config import PredictorSettings
 from model_server.errors import InvalidInput, ModelServerError, NotFound, NotReady, Overloaded, PayloadTooLarge
 from model_server.predictor import metrics
 from model_server.predictor.workers import ServedModel, Workers
+from model_server.schema import LOADING
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +34,7 @@ class PredictorService:
         self._workers = workers
         self._queue_size = settings.queue_size
         self._model: ServedModel | None = None
-        self._why_not_ready = "The model is being loaded."
+        self._why_not_ready = LOADING
         self.name = settings.model_name or classifiers.name_of(settings.model_dir or classifiers.DEFAULT_MODEL)
         metrics.QUEUE_LENGTH.set_function(lambda: workers.waiting)
         metrics.WORKERS.set_function(lambda: workers.alive)

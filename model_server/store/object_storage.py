@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Sequence
 from datetime import timedelta
+from pathlib import Path, PurePosixPath
 
 import obstore
 from obstore.exceptions import BaseError
 from obstore.store import ObjectStore, from_url
 
 from model_server.config import ENV_PREFIX
-from model_server.errors import SettingsError, Unavailable
+from model_server.errors import InvalidInput, SettingsError, Unavailable
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +65,36 @@ class ObjectStorage:
                 continue
             except (BaseError, OSError) as error:
                 raise _away(error) from error
+
+
+async def download(url: str, folder: Path) -> None:
+    """Copy every object below a URL, such as a bundle at `s3://models/flowers/4`, into a folder, names included.
+
+    Raises InvalidInput where there is none or the URL is none of a store's, Unavailable where it does not answer.
+    """
+    try:
+        store = _open(url.rstrip("/"))
+        names = [one["path"] async for some in obstore.list(store) for one in some]
+        for name in names:
+            await _save(store, name, folder)
+    except ValueError as error:
+        raise InvalidInput(f"{url} cannot be read: {str(error).splitlines()[0]}") from None
+    except (BaseError, OSError) as error:
+        logger.warning("%s: %s", url, str(error).splitlines()[0])
+        raise Unavailable(f"{url} cannot be read now; the log says why.") from None
+    if not names:
+        raise InvalidInput(f"There is nothing at {url}.")
+
+
+async def _save(store: ObjectStore, name: str, folder: Path) -> None:
+    if ".." in PurePosixPath(name).parts:
+        raise ValueError(f"the name {name!r} leads out of the bundle")
+    path = folder / name
+    await asyncio.to_thread(path.parent.mkdir, parents=True, exist_ok=True)
+    found = await obstore.get_async(store, name)
+    with path.open("wb") as file:
+        async for chunk in found.stream():
+            await asyncio.to_thread(file.write, chunk)
 
 
 def open_storage(url: str) -> ObjectStorage | None:

@@ -8,18 +8,18 @@ import logging
 import shlex
 import sys
 from http import HTTPStatus
-from http.client import HTTPConnection, HTTPException
+from http.client import HTTPException
 from pathlib import Path
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from model_server.bundle import MANIFEST, Manifest
+from model_server.up import asking
 
 logger = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.2
 PATIENCE_LOOKS = 50
 """What holds up the start is said after so many looks, ten seconds."""
-TIMEOUT_SECONDS = 5
 
 
 async def wait_until_ready(url: str) -> None:
@@ -36,8 +36,8 @@ async def wait_until_ready(url: str) -> None:
 
 async def model_name(url: str) -> str:
     """Return the name of the one model behind a ready server."""
-    _, body = await asyncio.to_thread(_get, f"{url}/v1/models")
-    return str(json.loads(body)["models"][0])
+    reply = await asyncio.to_thread(asking.get, f"{url}/v1/models")
+    return str(json.loads(reply.body)["models"][0])
 
 
 def text(url: str, model: str, image: Path) -> str:
@@ -75,23 +75,12 @@ def _program() -> str:
 
 def _obstacle(url: str) -> str | None:
     try:
-        status, body = _get(url)
+        reply = asking.get(url)
     except (OSError, HTTPException) as error:
         return f"{url} does not answer: {error}."
-    if status == HTTPStatus.OK:
+    if reply.status == HTTPStatus.OK:
         return None
     try:
-        return str(json.loads(body)["error"])
+        return str(json.loads(reply.body)["error"])
     except (ValueError, KeyError, TypeError):
-        return f"{url} answers with status {status}."
-
-
-def _get(url: str) -> tuple[int, bytes]:
-    address = urlsplit(url)
-    connection = HTTPConnection(address.hostname or "", address.port, timeout=TIMEOUT_SECONDS)
-    try:
-        connection.request("GET", address.path)
-        reply = connection.getresponse()
-        return reply.status, reply.read()
-    finally:
-        connection.close()
+        return f"{url} answers with status {reply.status}."

@@ -52,6 +52,8 @@ class Child:
         self._environment = environment
         self._grace_seconds = grace_seconds
         self._ending = ending
+        self.ends = 0
+        """How often it has ended."""
 
     async def run(self) -> None:
         """Keep it running until asked to end; raises SettingsError where it refuses its settings."""
@@ -59,6 +61,7 @@ class Child:
         while not self._ending.asked.is_set():
             begun = time.monotonic()
             status = await self.run_once()
+            self.ends += 1
             if self._ending.asked.is_set():
                 return
             if status == SETTINGS_REFUSED:
@@ -118,6 +121,32 @@ class Child:
             _write(b"".join(prefix + line + b"\n" for line in lines))
         if rest:
             _write(prefix + rest + b"\n")
+
+
+class Service:
+    """A child that is kept running, as a task, until it is ended."""
+
+    def __init__(
+        self,
+        name: str,
+        arguments: Sequence[str],
+        environment: Mapping[str, str],
+        grace_seconds: float,
+        hurried: asyncio.Event,
+    ) -> None:
+        self._ending = Ending(hurried=hurried)
+        self._child = Child(name, arguments, environment, grace_seconds, self._ending)
+        self.task = asyncio.create_task(self._child.run())
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it has ever ended, be it to be started again."""
+        return self._child.ends > 0
+
+    async def end(self) -> None:
+        """End it, and return when it has ended."""
+        self._ending.asked.set()
+        await asyncio.wait({self.task})
 
 
 def _write(data: bytes) -> None:

@@ -34,6 +34,14 @@ def reachable(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
+def free(host: str) -> int:
+    """Return a port of ``host`` that nobody listens on now."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.create_server((host, 0), family=family) as listener:
+        number: int = listener.getsockname()[1]
+        return number
+
+
 def _try(port: Port) -> str | None:
     family = socket.AF_INET6 if ":" in port.host else socket.AF_INET
     try:

@@ -7,16 +7,23 @@ import logging
 import os
 import signal
 import sys
-from pathlib import Path
+from typing import Any
 
 import click
+from pydantic import SecretStr
 
-from model_server.config import ENV_PREFIX, PredictorSettings, UpSettings
-from model_server.errors import Unavailable
-from model_server.up import announcement, database, ports
-from model_server.up.child import Child, Ending
+from model_server.client.control import RollBack, RollOut
+from model_server.config import ENV_PREFIX, PredictorSettings, QueueProxySettings, UpSettings
+from model_server.errors import Conflict, Unavailable
+from model_server.up import announcement, control, database, history, ports
+from model_server.up.child import Child, Ending, Service
+from model_server.up.control import Say
 from model_server.up.database import Database
 from model_server.up.ports import Port
+from model_server.up.predictors import FILE as PREDICTORS_FILE
+from model_server.up.predictors import GRACE_SECONDS as PREDICTOR_GRACE_SECONDS
+from model_server.up.predictors import Predictors
+from model_server.up.rollout import Rollouts
 
 logger = logging.getLogger(__name__)
 
@@ -24,22 +31,20 @@ LOOPBACK = "127.0.0.1"
 """Where the feedback service listens: the queue-proxy alone comes there."""
 QUEUE_PROXY_GRACE_SECONDS = 4
 FEEDBACK_GRACE_SECONDS = 1
-PREDICTOR_GRACE_SECONDS = 2
-"""One after the other, PostgreSQL last: together below the ten seconds after which Ctrl-C would feel broken."""
+"""One after the other, then the predictors, PostgreSQL last: together below the ten seconds after which Ctrl-C would
+feel broken."""
 
 
-def run(settings: UpSettings, predictor: PredictorSettings) -> None:
+def run(settings: UpSettings, predictor: PredictorSettings, queue_proxy: QueueProxySettings) -> None:
     """Run everything until SIGINT, SIGTERM or, where its terminal is closed, SIGHUP.
 
     Raises SettingsError before anything is started where a port or the data folder cannot be had.
     """
     ports.check(_ports(settings))
-    if settings.database_url:
-        asyncio.run(_System(settings, predictor, None).run())
-        return
     folder = settings.data_dir.resolve()
     with database.reserve(folder):
-        asyncio.run(_System(settings, predictor, Database(folder)).run())
+        embedded = None if settings.database_url else Database(folder)
+        asyncio.run(_System(settings, predictor, queue_proxy, embedded).run())
 
 
 def _ports(settings: UpSettings) -> list[Port]:
@@ -54,9 +59,18 @@ def _ports(settings: UpSettings) -> list[Port]:
 
 
 class _System:
-    def __init__(self, settings: UpSettings, predictor: PredictorSettings, embedded: Database | None) -> None:
+    def __init__(
+        self,
+        settings: UpSettings,
+        predictor: PredictorSettings,
+        queue_proxy: QueueProxySettings,
+        embedded: Database | None,
+    ) -> None:
         self._settings = settings
         self._predictor = predictor
+        self._queue_proxy = queue_proxy
+        self._folder = settings.data_dir.resolve()
+        self._history = history.read(self._folder, predictor.model_dir.resolve() if predictor.model_dir else None)
         self._database = embedded
         self._ending = Ending()
         self._url = f"http://{ports.reachable(settings.queue_proxy_host)}:{settings.queue_proxy_port}"
@@ -92,43 +106,57 @@ class _System:
             await self._serve(environment)
 
     async def _serve(self, environment: dict[str, str]) -> None:
-        order = (
-            ("queue-proxy", QUEUE_PROXY_GRACE_SECONDS),
-            ("feedback", FEEDBACK_GRACE_SECONDS),
-            ("predictor", PREDICTOR_GRACE_SECONDS),
+        predictors = Predictors(
+            environment, self._settings.predictor_host, self._folder, self._url, self._ending.hurried
         )
-        ends = {name: Ending(hurried=self._ending.hurried) for name, _ in order}
-        services = {
-            name: asyncio.create_task(Child(name, [name], environment, grace, ends[name]).run())
-            for name, grace in order
-        }
-        watching = asyncio.create_task(self._watch())
+        rollouts = self._rollouts(predictors, environment)
+        services = [
+            Service(name, [name], environment, grace, self._ending.hurried)
+            for name, grace in (("queue-proxy", QUEUE_PROXY_GRACE_SECONDS), ("feedback", FEEDBACK_GRACE_SECONDS))
+        ]
+        watching = asyncio.create_task(self._watch(rollouts))
+        predicting = asyncio.create_task(rollouts.until_failure())
         stopping = asyncio.create_task(self._ending.asked.wait())
-        done, _ = await asyncio.wait({*services.values(), watching, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        watching.cancel()
-        stopping.cancel()
-        for name, service in services.items():
-            ends[name].asked.set()
-            await asyncio.wait({service})
+        tasks: set[asyncio.Task[Any]] = {*(service.task for service in services), watching, predicting, stopping}
+        async with control.listening(self._folder, rollouts.carry if self._is_ours() else _refuse):
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in tasks - {service.task for service in services}:
+            task.cancel()
+        for service in services:
+            await service.end()
+        await predictors.end_all()
         for task in done:
             task.result()
 
-    async def _watch(self) -> None:
+    def _is_ours(self) -> bool:
+        """Whether the predictor that is started here is the one that callers are sent to."""
+        return not (self._queue_proxy.predictors or self._queue_proxy.predictors_file)
+
+    def _rollouts(self, predictors: Predictors, environment: dict[str, str]) -> Rollouts:
+        kept = self._history
+        if kept.bundle != kept.configured:
+            bundle = kept.bundle or "the model in the package"
+            logger.warning("serving %s, which was rolled out; `model-server rollback` goes back", bundle)
+        database_url = SecretStr(environment[f"{ENV_PREFIX}DATABASE_URL"])
+        settings = self._queue_proxy.model_copy(update={"database_url": database_url})
+        known_ports = self._settings.predictor_port, self._settings.predictor_grpc_port
+        return Rollouts(predictors, kept, self._folder, known_ports, settings)
+
+    async def _watch(self, rollouts: Rollouts) -> None:
         """Say when all is ready, and see that PostgreSQL lives; returns never."""
         keeping = self._database.keep() if self._database else asyncio.Event().wait()
-        await asyncio.gather(self._announce(), keeping)
+        await asyncio.gather(self._announce(rollouts), keeping)
 
-    async def _announce(self) -> None:
+    async def _announce(self, rollouts: Rollouts) -> None:
         await announcement.wait_until_ready(f"{self._predictor_url}/v2/health/ready")
         await announcement.wait_until_ready(f"http://{LOOPBACK}:{self._settings.feedback_port}/readyz")
         await announcement.wait_until_ready(f"{self._url}/readyz")
-        model = await announcement.model_name(self._url)
-        click.echo(announcement.text(self._url, model, announcement.picture_to_try(self._bundle())))
-
-    def _bundle(self) -> Path:
         from model_server.classifier import DEFAULT_MODEL
 
-        return (self._predictor.model_dir or DEFAULT_MODEL).resolve()
+        model = await announcement.model_name(self._url)
+        click.echo(
+            announcement.text(self._url, model, announcement.picture_to_try(rollouts.main.bundle or DEFAULT_MODEL))
+        )
 
     def _environment(self) -> dict[str, str]:
         settings = self._settings
@@ -146,17 +174,19 @@ class _System:
             "feedback_port": settings.feedback_port,
             "feedback_url": f"http://{LOOPBACK}:{settings.feedback_port}",
             "predictor_url": self._predictor_url,
+            "predictors_file": self._folder / PREDICTORS_FILE if self._is_ours() else None,
             "mode": settings.mode,
             "predictor_host": settings.predictor_host,
-            "predictor_port": settings.predictor_port,
-            "predictor_grpc_port": settings.predictor_grpc_port,
-            "model_dir": self._predictor.model_dir,
-            "model_name": self._predictor.model_name,
             "runtime": self._predictor.runtime,
             "shutdown_grace_seconds": PREDICTOR_GRACE_SECONDS,
+            "model_name": self._predictor.model_name,
         }
         given = {f"{ENV_PREFIX}{name.upper()}": str(value) for name, value in ours.items() if value is not None}
         return {**os.environ, **given}
+
+
+async def _refuse(_order: RollOut | RollBack, _say: Say) -> str:
+    raise Conflict(f"{ENV_PREFIX}PREDICTORS or {ENV_PREFIX}PREDICTORS_FILE says who predicts: change that.")
 
 
 def _secret(settings: UpSettings) -> str | None:
