@@ -14,6 +14,7 @@ from prometheus_client.metrics import MetricWrapperBase
 from conftest import REPOSITORY
 from model_server import cli
 from model_server.predictor import metrics
+from model_server.queue_proxy import apis
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 SCRIPTS = [".ci/run", *(f"scripts/{path.name}" for path in (REPOSITORY / "scripts").iterdir() if not path.suffix)]
@@ -59,6 +60,20 @@ def test_metric_is_in_the_readme(metric: MetricWrapperBase) -> None:
     (family,) = metric.describe()
     suffix = {"counter": "_total", "info": "_info"}.get(family.type, "")
     assert f"`{family.name}{suffix}`" in README
+
+
+def coming_from() -> str:
+    return README.partition("\n### Coming from another service\n")[2].partition("\n### ")[0]
+
+
+@pytest.mark.parametrize("name", sorted(apis.NAMES - {"/login", "/user", "/v1/predictions", "/v1/queue", "/v1/quotas"}))
+def test_route_of_another_service_is_in_the_table_with_its_request_and_reply(name: str) -> None:
+    cells = [line.split(" | ") for line in coming_from().splitlines() if line.startswith("| ")]
+    rows = [
+        row for row in cells if re.search(rf"`(GET|POST) {re.escape(name)}[/?:`{{]|POST {re.escape(name)}/", row[1])
+    ]
+    assert rows, f"no row for {name}"
+    assert all(len(row) == 3 and len(row[2]) > 10 for row in rows)
 
 
 def test_readme_links_lead_somewhere() -> None:
