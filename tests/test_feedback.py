@@ -11,7 +11,7 @@ import pytest
 
 from conftest import cloned_database
 from feedback_server import LABELS, FeedbackService, add_prediction, end_retention, know_labels, running_feedback
-from queue_server import PHOTO, rows, running_proxy
+from queue_server import rows, running_proxy
 
 PICTURE = b"\x89PNG the content does not matter here"
 INJECTIONS = [
@@ -292,13 +292,11 @@ def test_feedback_and_its_picture_outlive_the_prediction(service):
     assert user.give(prediction, correct=True).status_code == 404
 
 
-def test_labels_are_learned_from_the_predictor_and_known_without_it(server, postgres, tmp_path):
+def test_labels_are_learned_before_the_first_prediction_and_known_without_the_predictor(server, postgres, tmp_path):
     with (
         cloned_database(postgres) as url,
-        running_proxy(tmp_path / "proxy", url, server.url, model=server.model) as proxy,
+        running_proxy(tmp_path / "proxy", url, server.url, model=server.model),
     ):
-        image = {"Content-Type": "image/jpeg"}
-        assert httpx.post(proxy.predict_url, content=PHOTO, headers=image).status_code == 200
         deadline = time.monotonic() + 20
         while not (known := rows(url, "SELECT model, model_version, labels FROM model_labels")):
             assert time.monotonic() < deadline, "labels were never learned"

@@ -11,6 +11,7 @@ from urllib.parse import quote
 import orjson
 
 from model_server.errors import ModelServerError
+from model_server.queue_proxy.model_list import served_models
 from model_server.queue_proxy.split import Split
 from model_server.queue_proxy.upstream import Upstream
 from model_server.schema import MODEL_VERSION_HEADER
@@ -19,6 +20,7 @@ from model_server.store.database import Database
 
 logger = logging.getLogger(__name__)
 
+FIRST_SECONDS = 0.5
 AGAIN_SECONDS = 2
 """Beside a canary, another version may answer: the wanted one is asked for again."""
 TRIES = 30
@@ -30,10 +32,11 @@ Version = tuple[Upstream, str, str]
 
 
 class LabelLearner:
-    """Asks for the labels of each version that answers a prediction, and keeps them in PostgreSQL."""
+    """Keeps in PostgreSQL the labels of what is served at the start, and of each version that answers a prediction."""
 
     def __init__(self, database: Database, split: Split) -> None:
         self._database = database
+        self._split = split
         self._wanted: dict[Version, int] = {}
         self._learned: dict[Version, float] = {}
         self._more = asyncio.Event()
@@ -48,6 +51,7 @@ class LabelLearner:
 
     async def run(self) -> None:
         """Learn until cancelled."""
+        await self._introduce()
         while True:
             await self._more.wait()
             self._more.clear()
@@ -56,6 +60,19 @@ class LabelLearner:
                     await self._try(key)
                 if self._wanted:
                     await asyncio.sleep(AGAIN_SECONDS)
+
+    async def _introduce(self) -> None:
+        """Learn what is served now, so that feedback on the first prediction finds its classes."""
+        for _ in range(TRIES):
+            if self._wanted:
+                return
+            try:
+                for model in await served_models(self._split):
+                    if found := await _ask(self._split, model):
+                        await labels.remember(self._database, model, *found)
+                return
+            except ModelServerError:
+                await asyncio.sleep(FIRST_SECONDS)
 
     async def _try(self, key: Version) -> None:
         upstream, model, _ = key
@@ -78,7 +95,7 @@ class LabelLearner:
         self._learned[key] = time.monotonic()
 
 
-async def _ask(upstream: Upstream, model: str) -> tuple[str, list[str]] | None:
+async def _ask(upstream: Upstream | Split, model: str) -> tuple[str, list[str]] | None:
     """Return the version that answers now and its labels; None where the predictor does not name them."""
     async with upstream.send("GET", f"/v2/models/{quote(model, safe='')}", {}, None) as response:
         body = await response.read()

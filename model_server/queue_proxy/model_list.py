@@ -1,11 +1,26 @@
-"""``GET /v1/models`` while the predictor sleeps: whoever knows no name could queue nothing that wakes it."""
+"""Which models there are, also while the predictor sleeps: whoever knows no name could queue nothing that wakes it."""
 
 from __future__ import annotations
 
+import orjson
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from model_server.errors import Unavailable
+from model_server.errors import BadGateway, Unavailable
 from model_server.http.replies import json_response
+from model_server.queue_proxy.split import Split
+
+
+async def served_models(predictor: Split) -> list[str]:
+    """Return the names that the predictor lists; raises as ``Split.send`` does, Unavailable while it starts."""
+    async with predictor.send("GET", "/v1/models", {}, None) as response:
+        content = await response.read()
+        if response.status != 200:
+            raise Unavailable("The predictor lists no models yet.")
+    try:
+        names = orjson.loads(content)["models"]
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        raise BadGateway("The predictor's list of models is none.") from None
+    return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
 
 
 class ModelList:

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
-import orjson
 from starlette.types import Scope
 
 from model_server import errors
@@ -15,6 +14,7 @@ from model_server.queue_proxy.admission import caller_of
 from model_server.queue_proxy.attempt import message_of, predictions_of
 from model_server.queue_proxy.cache import Reply
 from model_server.queue_proxy.intake import Work, v1_body
+from model_server.queue_proxy.model_list import served_models
 from model_server.queue_proxy.parts import Parts
 from model_server.queue_proxy.passthrough import PassThrough
 from model_server.queue_proxy.submit import SubmitRoute, known_name
@@ -62,15 +62,9 @@ class PredictionService:
 
     async def _predictors_first(self) -> str | None:
         try:
-            async with self._upstream.send("GET", "/v1/models", {}, None) as response:
-                content = await response.read()
+            return next(iter(await served_models(self._upstream)), None)
         except ModelServerError:
             return None  # it sleeps or starts; the queue takes work for it all the same
-        try:
-            names = orjson.loads(content)["models"]
-            return str(names[0])
-        except (orjson.JSONDecodeError, KeyError, IndexError, TypeError):
-            return None
 
     async def classify(self, scope: Scope, model: str, work: Work) -> list[dict[str, Any]]:
         """Return the predictions of one image, made now; raises what the predictor refuses, or that it is away."""
