@@ -27,6 +27,7 @@ from pathlib import Path
 
 import psutil
 
+import report_file
 from bench_predictor import http_request
 from generated_load import generate
 from local_system import first_model, local_system
@@ -172,6 +173,10 @@ def run(given: argparse.Namespace) -> None:
                     rows.setdefault((served.name, connections), []).append(figures)
     progress("")
     print(table(rows))
+    if given.report:
+        rounds = f"medians of {given.rounds} rounds of {given.seconds:g} s"
+        text = f"Measured on {report_file.machine()}; {rounds}.\n\n{table(rows)}"
+        report_file.replace(given.report, "peers", text)
 
 
 def table(rows: dict[tuple[str, int], list[dict[str, float]]]) -> str:
@@ -196,6 +201,7 @@ def main() -> None:
     parser.add_argument("--expect", required=True, help="what its class has in its name")
     parser.add_argument("--venvs", type=Path, default=Path(tempfile.gettempdir()) / "model-server-peers")
     parser.add_argument("--redis", default="redis-server", help="the program")
+    parser.add_argument("--report", type=Path, help="Markdown whose section `peers` is to be replaced")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=3)
     run(parser.parse_args())

@@ -7,7 +7,7 @@ Overhead: what one caller's mean latency has above the service time, such as the
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -53,7 +53,7 @@ def compare(results: Mapping[str, Mapping[str, float]]) -> Iterator[Comparison]:
     for cell in scaling.matrix():
         ends = [replace(cell, users=users, share=0.0).key() for users in (1, 32)]
         if cell.share and all(key in results for key in (*ends, cell.key())):
-            pod = pod_of(results[ends[0]], results[ends[1]], cell.server.processes)
+            pod = pod_of(results[ends[0]], results[ends[1]], cell.server.workers)
             measured = results[cell.key()]
             rate = cell.share * results[ends[1]]["rate"]
             predicted = pod.quantile(rate, 0.95) * 1000
@@ -62,22 +62,31 @@ def compare(results: Mapping[str, Mapping[str, float]]) -> Iterator[Comparison]:
 
 def table(comparisons: list[Comparison]) -> str:
     """Return them as Markdown."""
-    lines = ["| processes | path | requests/s | utilisation | predicted p95 ms | measured p95 ms | error |"]
+    lines = ["| workers | path | requests/s | utilisation | predicted p95 ms | measured p95 ms | error |"]
     lines.append("|---|---|---|---|---|---|---|")
     for one in comparisons:
-        cells = [str(one.server.processes), one.path, f"{one.rate:.0f}", f"{one.utilisation:.0%}"]
+        cells = [str(one.server.workers), one.path, f"{one.rate:.0f}", f"{one.utilisation:.0%}"]
         cells += [f"{one.predicted_p95:.1f}", f"{one.measured_p95:.1f}", f"{one.error:+.0%}"]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
+def off(comparisons: Iterable[Comparison]) -> list[Comparison]:
+    """Return the loads that count and are off by more than a quarter."""
+    return [one for one in comparisons if one.counts and abs(one.error) > TOLERANCE]
+
+
+def verdict(comparisons: Sequence[Comparison]) -> str:
+    """Return in a sentence how many loads count and how many of them are off."""
+    counted = sum(one.counts for one in comparisons)
+    return (
+        f"{counted} loads below {HIGHEST_UTILISATION:.0%}, {len(off(comparisons))} of them off by more than "
+        f"{TOLERANCE:.0%}."
+    )
+
+
 def run(file: Path) -> int:
     """Print the comparison; 1 where a load that counts is off by more than a quarter, or too few were measured."""
     comparisons = list(compare(scaling.read(file)))
-    print(table(comparisons))
-    counted = [one for one in comparisons if one.counts]
-    off = [one for one in counted if abs(one.error) > TOLERANCE]
-    print(
-        f"\n{len(counted)} loads below {HIGHEST_UTILISATION:.0%}, {len(off)} of them off by more than {TOLERANCE:.0%}."
-    )
-    return 1 if off or len(counted) < LEAST_LOADS else 0
+    print(f"{table(comparisons)}\n\n{verdict(comparisons)}")
+    return 1 if off(comparisons) or sum(one.counts for one in comparisons) < LEAST_LOADS else 0

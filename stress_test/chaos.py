@@ -28,8 +28,9 @@ import aiohttp
 
 import chaos_disturbances
 import photographs
+import report_file
 from chaos_disturbances import Disturbance
-from chaos_ledger import Footprint, Jobs, Ledger, has_returned, judge_jobs, judge_replies, table
+from chaos_ledger import Check, Footprint, Jobs, Ledger, has_returned, judge_jobs, judge_replies, table
 from chaos_load import Load
 from job_audit import count_ends
 from local_system import LocalSystem, first_model, local_system
@@ -156,23 +157,27 @@ async def wreak(system: LocalSystem, wanted: Sequence[Disturbance], given: argpa
     progress("waiting for memory and descriptors")
     after = await wait_for_footprint(system, before)
     progress("")
-    return report(ledger, outcomes, jobs, before, after)
-
-
-def report(ledger: Ledger, outcomes: Sequence[Outcome], jobs: Jobs, before: Footprint, after: Footprint) -> bool:
-    print("| disturbance | serving again after |\n|---|---|")
-    for outcome in outcomes:
-        seconds = outcome.recovered_seconds
-        print(f"| {outcome.name} | {'**not within a minute**' if seconds is None else f'{seconds:.1f} s'} |")
-    print("\n| request | replies by status |\n|---|---|")
-    for kind, statuses in by_kind(ledger.replies).items():
-        print(f"| {kind} | {', '.join(f'{status}: {count}' for status, count in sorted(statuses.items()))} |")
-    results = Counter(jobs.statuses.values())
-    print(f"\nJobs: {', '.join(f'{count} {status}' for status, count in results.items())}\n")
     outages = [(one.begin, one.end + AFTER_OUTAGE_SECONDS) for one in outcomes if one.closes_door]
     checks = [*judge_jobs(ledger, jobs), *judge_replies(ledger, outages), *has_returned(before, after)]
-    print(table(checks))
+    text = describe(ledger, outcomes, jobs, checks)
+    print(text)
+    if given.report:
+        report_file.replace(given.report, "chaos", f"Measured on {report_file.machine()}.\n\n{text}")
     return all(check.held for check in checks) and all(one.recovered_seconds is not None for one in outcomes)
+
+
+def describe(ledger: Ledger, outcomes: Sequence[Outcome], jobs: Jobs, checks: Sequence[Check]) -> str:
+    """Return what was done, what was answered and what held, as Markdown."""
+    lines = ["| disturbance | serving again after |", "|---|---|"]
+    for outcome in outcomes:
+        seconds = outcome.recovered_seconds
+        lines.append(f"| {outcome.name} | {'**not within a minute**' if seconds is None else f'{seconds:.1f} s'} |")
+    lines += ["", "| request | replies by status |", "|---|---|"]
+    for kind, statuses in by_kind(ledger.replies).items():
+        lines.append(f"| {kind} | {', '.join(f'{status}: {count}' for status, count in sorted(statuses.items()))} |")
+    results = Counter(jobs.statuses.values())
+    lines += ["", f"Jobs: {', '.join(f'{count} {status}' for status, count in results.items())}.", ""]
+    return "\n".join([*lines, table(checks)])
 
 
 def by_kind(replies: Counter[tuple[str, int]]) -> dict[str, Counter[int]]:
@@ -199,6 +204,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--callers", type=int, default=4, help="synchronous ones, and as many of the queue")
     parser.add_argument("--warm-up", type=float, default=10, help="seconds before memory is first measured")
     parser.add_argument("--between", type=float, default=4, help="seconds of load before each disturbance")
+    parser.add_argument("--report", type=Path, help="Markdown whose section `chaos` is to be replaced")
     names = [one.name for one in chaos_disturbances.ALL]
     parser.add_argument("--only", action="append", choices=names, help="without: all of them, in this order")
     return parser.parse_args()

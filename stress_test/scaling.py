@@ -1,10 +1,12 @@
-"""Measures the whole system over users, predictor processes, runtimes and paths; one line of JSON a cell.
+"""Measures the whole system over users, workers of the predictor, runtimes and paths; one line of JSON a cell.
 
 Requests go through the queue-proxy, and each picture differs. Cells that the results have already are left out, so that
 a run may be cut short and taken up again; --minutes ends one in time. The predictor and everything else share all cores
-with the load generator. `scaling_report.py` makes tables and plots of the results.
+with the load generator. Takes about 12 minutes; --report then makes tables and plots of the results, as
+`scaling_report.py` does by itself.
 
-Example: python stress_test/scaling.py --model-dir mobilenet --image cat.jpg --results stress_test/results/scaling.jsonl
+Example: python stress_test/scaling.py --model-dir mobilenet --image cat.jpg --results stress-results/scaling.jsonl \\
+  --report stress-results/REPORT.md
 """
 
 from __future__ import annotations
@@ -18,20 +20,23 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import report_file
 from bench_predictor import http_request
 from generated_load import generate
 from local_system import LocalSystem, first_model, local_system
 from processes import progress
 
 RUNTIMES = ("litert", "openvino", "tensorflow")
-PROCESSES = (1, 2)
+WORKERS = (1, 2)
+KINDS = {1: "thread", 2: "process"}
+"""What the setting `auto` makes of so many workers; of 2 with TensorFlow it makes threads, measured besides."""
 USERS = (1, 8, 32, 128)
 PREFER = {"direct": "", "sync": "", "async": "Prefer: respond-async, wait=50\r\n"}
 DIRECT = "direct"
 """Past the queue-proxy."""
-OPEN_LOOP_SHARES = (0.2, 0.35, 0.5, 0.6, 0.7, 0.78, 0.85)
+OPEN_LOOP_SHARES = (0.2, 0.4, 0.55, 0.7, 0.85)
 """Of the rate that the closed loop of 32 users reached."""
-OPEN_LOOP_SECONDS = 4
+OPEN_LOOP_SECONDS = 3
 """Times as long as a closed cell: a p95 near saturation moves slowly."""
 SERIAL_BYTES = 12
 SETTINGS = {"cache_seconds": 0, "sync_in_flight": 64, "sync_waiting": 512, "queue_size": 1024}
@@ -42,17 +47,24 @@ class Server:
     """A predictor's configuration; batches are made by threads of TensorFlow alone."""
 
     runtime: str
-    processes: int
-    kind: str = "process"
-    max_batch: int = 1
+    workers: int
+    kind: str
+    max_batch: int = 8
 
     def settings(self) -> dict[str, object]:
         return {
             "runtime": self.runtime,
-            "workers": self.processes,
+            "workers": self.workers,
             "worker_kind": self.kind,
             "max_batch": self.max_batch,
         }
+
+
+SERVERS = tuple(
+    Server(runtime, workers, KINDS[workers]) for runtime, workers in itertools.product(RUNTIMES, WORKERS)
+)  # fmt: skip
+BATCHING = (Server("tensorflow", 2, "thread", 1), Server("tensorflow", 2, "thread", 8))
+"""One session of two threads: a picture at a time, and what waits."""
 
 
 @dataclass(frozen=True)
@@ -69,23 +81,19 @@ class Cell:
 
     def __str__(self) -> str:
         load = f"{self.users} users" if self.users else f"{self.share:.0%} of the most"
-        return f"{self.server.runtime}, {self.server.processes} x {self.server.kind}, {self.path}, {load}"
+        return f"{self.server.runtime}, {self.server.workers} x {self.server.kind}, {self.path}, {load}"
 
 
 def matrix() -> Iterator[Cell]:
     """Return every cell of the report, those of one server together."""
-    for server in [
-        *(Server(runtime, processes) for runtime, processes in itertools.product(RUNTIMES, PROCESSES)),
-        Server("tensorflow", 1, "thread", 1),
-        Server("tensorflow", 1, "thread", 8),
-    ]:
-        paths = ("sync", "async") if server.kind == "process" else ("sync",)
-        yield from (Cell(server, path, users) for path, users in itertools.product(paths, USERS))
+    for server in SERVERS:
+        yield from (Cell(server, path, users) for path, users in itertools.product(("sync", "async"), USERS))
         if server.runtime == "litert":
             yield from (Cell(server, DIRECT, users) for users in (1, 32))
             yield from (
                 Cell(server, path, share=share) for path, share in itertools.product((DIRECT, "sync"), OPEN_LOOP_SHARES)
             )
+    yield from (Cell(server, "sync", users) for server, users in itertools.product(BATCHING, USERS))
 
 
 @dataclass
@@ -118,14 +126,16 @@ def read(file: Path) -> dict[str, dict[str, float]]:
     if not file.exists():
         return {}
     rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-    return {json.dumps(row["cell"], sort_keys=True): row["measured"] for row in rows}
+    return {json.dumps(row["cell"], sort_keys=True): row["measured"] for row in rows if "cell" in row}
 
 
 def run(given: argparse.Namespace) -> int:
     bench = Bench(given.image.read_bytes(), given.seconds, read(given.results))
     missing = [cell for cell in matrix() if cell.key() not in bench.known]
-    wanted = missing[: given.most]
+    wanted = [cell for cell in missing if given.runtime in {None, cell.server.runtime}][: given.most]
     given.results.parent.mkdir(parents=True, exist_ok=True)
+    if not given.results.exists():
+        given.results.write_text(json.dumps({"measured_on": report_file.machine()}) + "\n", encoding="utf-8")
     deadline = time.monotonic() + given.minutes * 60
     done = 0
     for server, cells in itertools.groupby(wanted, lambda cell: cell.server):
@@ -140,6 +150,10 @@ def run(given: argparse.Namespace) -> int:
                 done += 1
     progress("")
     print(f"{done} cells measured, {len(missing) - done} are missing.")
+    if given.report:
+        import scaling_report
+
+        scaling_report.write(given.results, given.report)
     return 0 if done == len(missing) else 3
 
 
@@ -148,7 +162,9 @@ def main() -> int:
     parser.add_argument("--model-dir", type=Path, required=True, help="bundle with a model.tflite and a model.keras")
     parser.add_argument("--image", type=Path, required=True, help="a JPEG of about 50 KB")
     parser.add_argument("--results", type=Path, required=True, help="JSON lines, added to")
-    parser.add_argument("--seconds", type=float, default=5, help="of each closed cell, after the warm-up")
+    parser.add_argument("--report", type=Path, help="Markdown whose tables are to be replaced; plots go to --results")
+    parser.add_argument("--runtime", choices=RUNTIMES, help="measure cells of this one alone")
+    parser.add_argument("--seconds", type=float, default=3.5, help="of each closed cell, after the warm-up")
     parser.add_argument("--minutes", type=float, default=600, help="no cell is begun after this")
     parser.add_argument("--most", type=int, help="measure no more cells than these")
     return run(parser.parse_args())
