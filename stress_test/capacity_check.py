@@ -55,7 +55,7 @@ def compare(results: Mapping[str, Mapping[str, float]]) -> Iterator[Comparison]:
         if cell.share and all(key in results for key in (*ends, cell.key())):
             pod = pod_of(results[ends[0]], results[ends[1]], cell.server.workers)
             measured = results[cell.key()]
-            rate = cell.share * results[ends[1]]["rate"]
+            rate = measured["rate"]
             predicted = pod.quantile(rate, 0.95) * 1000
             yield Comparison(cell.server, cell.path, rate, pod.utilisation(rate), predicted, measured["p95"])
 

@@ -15,7 +15,7 @@ import random
 import statistics
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -114,15 +114,21 @@ async def generate(
     return result(record, begun, health)
 
 
-async def generate_at_rate(
-    urls: list[str], request: bytes, rate: float, seconds: float, serial_bytes: int = 0
+def random_pauses(rate: float, seed: int) -> Iterator[float]:
+    """Return the seconds from one request to the next where ``rate`` come in a second at random moments."""
+    source = random.Random(seed)
+    while True:
+        yield source.expovariate(rate)
+
+
+async def generate_after_pauses(
+    urls: list[str], request: bytes, pauses: Iterator[float], seconds: float, serial_bytes: int = 0
 ) -> dict[str, object]:
-    """Open loop: requests come at random moments, ``rate`` a second on average, whether or not others were answered."""
+    """Open loop: each request comes a pause after the one before, whether or not others were answered."""
     record, free, opened = Record(), deque[Connection](), []
     begun = at = time.perf_counter()
-    moments = random.Random(1)  # the same moments each time
     turn = 0
-    while (at := at + moments.expovariate(rate)) < begun + seconds:
+    while (at := at + next(pauses)) < begun + seconds:
         await asyncio.sleep(at - time.perf_counter())
         if not free:
             opened += await connect(
@@ -176,12 +182,14 @@ def main() -> None:
     parser.add_argument("--request", type=Path, required=True, help="file with one whole HTTP request")
     parser.add_argument("--connections", type=int, default=32, help="closed loop: requests under way all the time")
     parser.add_argument("--rate", type=float, help="open loop instead: requests/s, at random moments")
+    parser.add_argument("--seed", type=int, default=1, help="of the moments of --rate")
     parser.add_argument("--serial-bytes", type=int, default=0, help="at the request's end, to be random each time")
     parser.add_argument("--seconds", type=float, default=5)
     given = parser.parse_args()
     request = given.request.read_bytes()
     if given.rate:
-        made = generate_at_rate(given.url, request, given.rate, given.seconds, given.serial_bytes)
+        pauses = random_pauses(given.rate, given.seed)
+        made = generate_after_pauses(given.url, request, pauses, given.seconds, given.serial_bytes)
     else:
         made = generate(given.url, request, given.connections, given.seconds, given.serial_bytes)
     print(json.dumps(uvloop.run(made)))

@@ -109,7 +109,8 @@ def draw_model(file: Path, results: Results) -> None:
         axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3)
     grid[0, 0].set_ylabel("p95, ms")
-    grid[0, 0].legend(fontsize="small", loc="upper left")
+    if comparisons:
+        grid[0, 0].legend(fontsize="small", loc="upper left")
     figure.savefig(file, dpi=110)
     plt.close(figure)
 
