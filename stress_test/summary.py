@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,7 +16,7 @@ Row = dict[str, str]
 def write(folder: Path, title: str, samples: Sequence[Sample], verdict: str) -> str:
     """Write ``summary.md`` and ``summary.png`` beside Locust's files; return the Markdown."""
     rows, history = read(folder / "locust_stats.csv"), read(folder / "locust_stats_history.csv")
-    draw(folder / "summary.png", [row for row in history if row["Name"] == TOTAL], samples)
+    draw(folder / "summary.png", title, [row for row in history if row["Name"] == TOTAL], samples)
     text = markdown(title, rows, samples, verdict)
     (folder / "summary.md").write_text(text, encoding="utf-8")
     return text
@@ -49,15 +50,18 @@ def _costs(rows: Sequence[Row], samples: Sequence[Sample]) -> list[str]:
         lines.append(f"CPU time of the system: {(spent[-1] - spent[0]) / requests * 1000:.2f} ms a request.")
     replicas = [sample.replicas for sample in samples if sample.replicas is not None]
     if replicas:
-        lines.append(f"Replicas of the predictor: {min(replicas)} to {max(replicas)}, {replicas[-1]} in the end.")
+        span = f"{min(replicas)} to {max(replicas)}, {replicas[-1]} in the end"
+        lines.append(
+            f"Replicas of the predictor: {span if max(replicas) > min(replicas) else f'{replicas[-1]} throughout'}."
+        )
     queued = [sample.queued for sample in samples if sample.queued is not None]
     if queued:
         oldest = max(sample.oldest_age_seconds or 0 for sample in samples)
-        lines.append(f"Longest queue: {max(queued)} predictions, the oldest of them {oldest:.1f} s old.")
-    return lines
+        lines.append(f"Most predictions in the queue: {max(queued)}. The oldest at any time: {oldest:.1f} s.")
+    return ["\n\n".join(lines)]
 
 
-def draw(file: Path, history: Sequence[Row], samples: Sequence[Sample]) -> None:
+def draw(file: Path, title: str, history: Sequence[Row], samples: Sequence[Sample]) -> None:
     """Draw requests/s, latency, and replicas with the queue on one time axis."""
     import matplotlib as mpl
 
@@ -67,15 +71,18 @@ def draw(file: Path, history: Sequence[Row], samples: Sequence[Sample]) -> None:
     begin = samples[0].at
     times, sampled = [int(row["Timestamp"]) - begin for row in history], [sample.at - begin for sample in samples]
     figure, (rates, latency, replicas) = plt.subplots(3, 1, sharex=True, figsize=(9, 8), layout="constrained")
+    figure.suptitle(title, fontsize="medium")
     users, queue = rates.twinx(), replicas.twinx()
-    rates.plot(times, _numbers(history, "Requests/s"), color="tab:blue", label="requests/s")
-    rates.plot(times, _numbers(history, "Failures/s"), color="tab:red", label="errors/s")
+    rates.plot(times[1:], per_second(history, "Total Request Count"), color="tab:blue", label="requests/s")
+    rates.plot(times[1:], per_second(history, "Total Failure Count"), color="tab:red", label="errors/s")
     users.step(times, _numbers(history, "User Count"), where="post", color="tab:gray", linestyle=":", label="users")
+    p95 = [float("nan") if one.p95_ms is None else one.p95_ms for one in samples]
+    latency.plot(sampled, p95, color="tab:brown", linewidth=1, label="p95, last second, at the queue-proxy")
     for name, colour in (("50%", "tab:green"), ("95%", "tab:orange"), ("99%", "tab:red")):
         latency.plot(times, _numbers(history, name), color=colour, label=f"p{name.rstrip('%')}, last 10 s")
     replicas.step(sampled, _known([one.replicas for one in samples]), where="post", label="replicas")
     queue.plot(sampled, _known([one.queued for one in samples]), color="tab:purple", label="queued")
-    names = {rates: "requests/s", users: "users", latency: "ms", replicas: "replicas", queue: "predictions that wait"}
+    names = {rates: "requests/s", users: "users", latency: "ms", replicas: "replicas", queue: "predictions queued"}
     for axes, name in names.items():
         is_right = axes in {users, queue}
         axes.set_ylabel(name)
@@ -85,6 +92,12 @@ def draw(file: Path, history: Sequence[Row], samples: Sequence[Sample]) -> None:
     replicas.set_xlabel("s")
     figure.savefig(file, dpi=110)
     plt.close(figure)
+
+
+def per_second(rows: Sequence[Row], name: str) -> list[float]:
+    """Return by how much a count grew a second, from each row to the next; Locust's own rates are means over 10 s."""
+    pairs = itertools.pairwise(zip(_numbers(rows, "Timestamp"), _numbers(rows, name), strict=True))
+    return [(after[1] - before[1]) / max(1.0, after[0] - before[0]) for before, after in pairs]
 
 
 def _numbers(rows: Sequence[Row], name: str) -> list[float]:
