@@ -8,9 +8,12 @@ Applications, 1990):
     a = lambda / mu, Cs^2 = variance / mean^2 of the service time
 
 with an exponential tail of that mean for those who wait, and a service time distributed as Gamma with the measured
-mean and variance. A load balancer that does not know who is busy splits the requests at random: each pod is a queue
-of its own. --check compares the model with the open-loop measurements of `scaling.py`; its service time comes from the
-closed ones.
+mean and variance. A request that finds a core idle takes longer than one that follows another: processes are woken,
+caches have gone cold. So the service time falls from mean + wake on an idle pod to the mean on a busy one, in
+proportion to the share of time that its cores are idle, as the CPU time of a request is measured to do.
+
+A load balancer that does not know who is busy splits the requests at random: each pod is a queue of its own. --check
+compares the model with the open-loop measurements of `scaling.py`.
 
 Example: python stress_test/capacity.py --rate 400 --service-ms 6.5 --deviation-ms 1.5 --cores 2 --p99-ms 80
 Example: python stress_test/capacity.py --check stress_test/results/scaling.jsonl
@@ -37,30 +40,36 @@ CORE_HOUR = 0.04
 
 @dataclass(frozen=True)
 class Pod:
-    """``mean``, ``deviation``: of the service time; ``overhead``: what a request takes besides, without queueing for a
-    core. Seconds."""
+    """``mean``, ``deviation``: of the service time of a busy pod; ``wake``: by how much that of an idle one is longer;
+    ``overhead``: what a request takes besides, without queueing for a core. Seconds."""
 
     cores: int
     mean: float
     deviation: float
     overhead: float = 0.0
+    wake: float = 0.0
 
     def utilisation(self, rate: float) -> float:
-        """Return the share of its time that a core works at ``rate`` requests/s."""
+        """Return ``rate`` requests/s as a share of the most that the pod can do."""
         return rate * self.mean / self.cores
+
+    def service(self, rate: float) -> float:
+        """Return the mean service time at ``rate``, seconds: m = mean + wake (1 - rate m / cores)."""
+        return (self.mean + self.wake) / (1 + rate * self.wake / self.cores)
 
     def chance_of_waiting(self, rate: float) -> float:
         """Return Erlang's C: the probability that all cores are busy. ``rate`` has to be below saturation."""
-        offered = rate * self.mean
+        offered = rate * self.service(rate)
         blocked = 1.0
         for servers in range(1, self.cores + 1):  # Erlang's B, by its recursion
             blocked = offered * blocked / (servers + offered * blocked)
-        return blocked / (1 - self.utilisation(rate) * (1 - blocked))
+        return blocked / (1 - offered / self.cores * (1 - blocked))
 
     def mean_wait(self, rate: float) -> float:
         """Return how long a request waits for a core, seconds, by Allen and Cunneen."""
-        spread = (1 + (self.deviation / self.mean) ** 2) / 2
-        return self.chance_of_waiting(rate) / (self.cores / self.mean - rate) * spread
+        service = self.service(rate)
+        spread = (1 + (self.deviation / service) ** 2) / 2
+        return self.chance_of_waiting(rate) / (self.cores / service - rate) * spread
 
     def quantile(self, rate: float, share: float) -> float:
         """Return the time, seconds, within which ``share`` of the requests are answered; infinite at saturation."""
@@ -68,7 +77,7 @@ class Pod:
             return math.inf
         waiting = self.chance_of_waiting(rate)
         tail = self.mean_wait(rate) / waiting if waiting else 0.0
-        services, weights = gamma(self.mean, self.deviation)
+        services, weights = gamma(self.service(rate), self.deviation)
         low, high = 0.0, float(services[-1]) + tail * 50
         for _ in range(60):
             middle = (low + high) / 2
@@ -78,7 +87,7 @@ class Pod:
 
     def concurrency(self, rate: float) -> float:
         """Return the requests in a pod on average, by Little's law."""
-        return rate * (self.overhead + self.mean_wait(rate) + self.mean)
+        return rate * (self.overhead + self.mean_wait(rate) + self.service(rate))
 
 
 def _late(left: NDArray[np.float64], waiting: float, tail: float) -> NDArray[np.float64]:
@@ -158,6 +167,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rate", type=float, help="requests/s to plan for")
     parser.add_argument("--service-ms", type=float, help="mean time that a request keeps a core")
     parser.add_argument("--deviation-ms", type=float, default=0.0, help="its standard deviation")
+    parser.add_argument("--wake-ms", type=float, default=0.0, help="by how much that is longer on an idle pod")
     parser.add_argument("--overhead-ms", type=float, default=0.0, help="what a request takes besides")
     parser.add_argument("--cores", type=int, default=1, help="of a pod; it should have as many workers")
     parser.add_argument("--p99-ms", type=float, help="target")
@@ -175,7 +185,8 @@ def main() -> int:
         import capacity_check
 
         return capacity_check.run(given.check)
-    pod = Pod(given.cores, given.service_ms / 1000, given.deviation_ms / 1000, given.overhead_ms / 1000)
+    times = (given.service_ms, given.deviation_ms, given.overhead_ms, given.wake_ms)
+    pod = Pod(given.cores, *(milliseconds / 1000 for milliseconds in times))
     try:
         found = plan(pod, given.rate, given.p99_ms / 1000, given.cold_start, given.core_hour)
     except ValueError as error:

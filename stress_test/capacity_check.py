@@ -1,8 +1,10 @@
 """The queueing model beside the open-loop measurements of `scaling.py`.
 
-The model is given what one caller and 32 callers measured in a closed loop, and predicts the p95 of loads that it has
-not seen. Service time: the cores in use over the requests/s of 32 callers. Deviation: that of one caller's latencies.
-Overhead: what one caller's mean latency has above the service time, such as the way through the queue-proxy.
+The model is given what the closed loop of most requests/s measured, and what a light open loop measured, and predicts
+the p95 of loads that it has not seen. Service time: the cores in use over the requests/s of the closed loop. Deviation:
+that of the light loop's latencies. Wake: the service time by as much as a request of the light loop took more CPU time
+than one of the closed loop. Overhead: what the light loop's mean latency has above all that, such as the way through
+the queue-proxy.
 """
 
 from __future__ import annotations
@@ -41,19 +43,21 @@ class Comparison:
         return self.utilisation < HIGHEST_UTILISATION
 
 
-def pod_of(alone: Mapping[str, float], busy: Mapping[str, float], cores: int) -> Pod:
-    """Return the pod that the figures of one caller and of many describe."""
+def pod_of(light: Mapping[str, float], busy: Mapping[str, float], cores: int) -> Pod:
+    """Return the pod that the figures of a light load and of the busiest one describe."""
     mean = cores / busy["rate"]
-    overhead = max(0.0, alone["mean"] / 1000 - mean)
-    return Pod(cores, mean, alone["deviation"] / 1000, overhead)
+    wake = mean * max(0.0, light["cpu_ms"] / busy["cpu_ms"] - 1)
+    pod = Pod(cores, mean, light["deviation"] / 1000, wake=wake)
+    rate = light["rate"]
+    return replace(pod, overhead=max(0.0, light["mean"] / 1000 - pod.service(rate) - pod.mean_wait(rate)))
 
 
 def compare(results: Mapping[str, Mapping[str, float]]) -> Iterator[Comparison]:
-    """Return every open-loop cell of the results beside the model."""
+    """Return every open-loop cell of the results beside the model, but the light one that it was given."""
     for cell in scaling.matrix():
-        ends = [replace(cell, users=users, share=0.0).key() for users in (1, 32)]
-        if cell.share and all(key in results for key in (*ends, cell.key())):
-            pod = pod_of(results[ends[0]], results[ends[1]], cell.server.workers)
+        light = replace(cell, share=scaling.LIGHT).key()
+        if cell.share > scaling.LIGHT and all(key in results for key in (light, cell.key())):
+            pod = pod_of(results[light], scaling.busiest(results, cell), cell.server.workers)
             measured = results[cell.key()]
             rate = measured["rate"]
             predicted = pod.quantile(rate, 0.95) * 1000

@@ -173,6 +173,16 @@ def test_p95_agrees_with_a_simulated_queue(cores: int, deviation: float) -> None
     assert pod.quantile(rate, 0.95) == pytest.approx(np.quantile(taken, 0.95), rel=0.15)
 
 
+def test_service_time_falls_from_that_of_an_idle_pod_to_that_of_a_busy_one() -> None:
+    from capacity import Pod
+
+    pod = Pod(2, mean=1.0, deviation=0.0, wake=0.5)
+    assert pod.service(0) == pytest.approx(1.5)
+    assert pod.service(2.0) == pytest.approx(1.0), "saturated"
+    halfway = pod.service(1.0)
+    assert halfway == pytest.approx(1 + 0.5 * (1 - halfway / 2)), "longer by as much as the cores are idle"
+
+
 def test_plan_has_the_least_replicas_that_hold_the_target() -> None:
     from capacity import HIGHEST_UTILISATION, Pod, plan
 
@@ -391,3 +401,24 @@ def test_peer_is_short_and_says_what_it_needs(path: Path) -> None:
 )
 def test_tool_shows_an_example(script: str) -> None:
     assert "Example: " in run(f"{script}.py", "--help").stdout
+
+
+def test_requests_of_each_second_are_told_apart() -> None:
+    """Locust's own rate is a mean over ten seconds: a spike would look like a hill behind it."""
+    from summary import per_second
+
+    counts = [("10", "0"), ("11", "100"), ("12", "400"), ("14", "600")]
+    assert per_second([{"Timestamp": at, "n": count} for at, count in counts], "n") == [100, 300, 100]
+
+
+def test_report_keeps_what_was_written_by_hand(tmp_path: Path) -> None:
+    import report_file
+
+    report = tmp_path / "REPORT.md"
+    report.write_text("Before.\n<!-- chaos -->\nold\n<!-- /chaos -->\nAfter.\n")
+    report_file.replace(report, "chaos", "new")
+    report_file.replace(report, "peers", "| a |")
+    text = report.read_text()
+    assert text.startswith("Before.\n<!-- chaos -->\n\nnew\n\n<!-- /chaos -->\nAfter.\n")
+    assert "old" not in text
+    assert "<!-- peers -->\n\n| a |\n\n<!-- /peers -->" in text
