@@ -28,7 +28,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     --mount=type=secret,id=pip_conf,target=/etc/pip.conf \
     --mount=type=secret,id=ca_bundle,target=/etc/ssl/certs/ca-certificates.crt \
     mkdir model_server && touch README.md model_server/__init__.py \
-    && pip install --quiet '.[predictor,proxy,feedback]' \
+    && pip install --quiet '.[predictor,proxy,feedback,amqp]' \
     && cd /opt/model-server/lib/python3*/site-packages \
     && rm -r kubernetes/aio pandas/tests ai_edge_litert/libLiteRtWebGpuAccelerator.so
 

@@ -16,6 +16,7 @@ MIB = 1024 * 1024
 URL_PATTERN = r"^https?://[^/\s]+(/[^\s?#]*)?$"
 
 RuntimeName = Literal["litert", "openvino", "tensorflow"]
+QUEUE = re.compile(r"postgres:|amqps?://[^/\s]+(/\S*)?")
 SINK = re.compile(r"(https?|kafka|amqps?)://[^/\s]+(/\S*)?")
 InputDtype = Literal["float32", "uint8", "int8"]
 
@@ -230,6 +231,16 @@ class QueueProxySettings(ServiceSettings, DatabaseSettings, AccessSettings):
     sync_waiting: int = Field(
         256, ge=0, description="Synchronous requests that wait for their turn; more are refused with 503."
     )
+    queue: SecretStr | None = Field(
+        None,
+        description="Where queued predictions wait: RabbitMQ, as `amqp://user:password@host/vhost`, or `postgres:`. "
+        "Unset: the latter, in the database, which is the record with either.",
+    )
+    queue_name: str = Field(
+        "predictions",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$",
+        description="Name of the quorum queue in RabbitMQ, one for each database.",
+    )
     dispatch_concurrency: int = Field(
         32, ge=1, le=1000, description="Queued predictions at the predictor at once, for each process that dispatches."
     )
@@ -280,6 +291,13 @@ class QueueProxySettings(ServiceSettings, DatabaseSettings, AccessSettings):
         description="Where every finished queued prediction is sent as a CloudEvent: `http(s)://host/path`, "
         "`kafka://host:9092/topic`, `amqp://user:password@host/exchange`. Unset: nowhere.",
     )
+
+    @field_validator("queue")
+    @classmethod
+    def _known_queue(cls, value: SecretStr | None) -> SecretStr | None:
+        if value and not QUEUE.fullmatch(value.get_secret_value()):
+            raise ValueError("`postgres:`, or a URL of amqp or amqps, with a host")
+        return value
 
     @field_validator("result_sink")
     @classmethod

@@ -18,7 +18,16 @@ from model_server.config import ROLES
 
 TABLE = "<!-- values -->", "<!-- /values -->"
 ROLE_OF = {"predictor": "predictor", "queueProxy": "queue-proxy", "feedback": "feedback"}
-SET_BY_THE_CHART = {"mode", "model_dir", "model_name", "predictors", "predictor_url", "feedback_url", "image_store"}
+SET_BY_THE_CHART = {
+    "mode",
+    "model_dir",
+    "model_name",
+    "predictors",
+    "predictor_url",
+    "feedback_url",
+    "image_store",
+    "queue_name",
+}
 """Settings that follow from other values, as hosts and ports do; a secret one comes from a secret, by ``extraEnv``."""
 STRING, COUNT = {"type": "string"}, {"type": "integer", "minimum": 1}
 STRINGS = {"type": "object", "additionalProperties": STRING}

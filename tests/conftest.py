@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -22,6 +23,7 @@ from sqlalchemy.engine import URL, make_url
 
 from model_server.store.embedded import embedded_postgres
 from model_server.store.migrate import migrate
+from rabbit import Rabbit
 
 REPOSITORY = Path(__file__).parent.parent
 IMAGENET = REPOSITORY.parent / "shared" / "data" / "imagenet"
@@ -179,6 +181,35 @@ def database_url(postgres: str) -> Iterator[str]:
     """Return the URL of a migrated database of the test's own."""
     with cloned_database(postgres) as url:
         yield url
+
+
+@pytest.fixture
+def rabbit(tmp_path: Path) -> Iterator[Rabbit]:
+    """Return a broker of the test's own, to be killed and started again."""
+    with running_rabbit(tmp_path / "rabbit") as broker:
+        yield broker
+
+
+@pytest.fixture(scope="session")
+def shared_rabbit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rabbit]:
+    with running_rabbit(tmp_path_factory.mktemp("session") / "rabbit") as broker:
+        yield broker
+
+
+@contextlib.contextmanager
+def running_rabbit(folder: Path) -> Iterator[Rabbit]:
+    if not shutil.which("rabbitmq-server"):
+        pytest.skip("rabbitmq-server is not installed")
+    folder.mkdir()
+    broker = Rabbit(folder, free_port(), free_port(), free_port())
+    # Erlang's name server, which the broker would else start as a daemon and leave behind.
+    names = subprocess.Popen(["epmd", "-port", str(broker.names_port), "-address", "127.0.0.1"])
+    try:
+        broker.start()
+        yield broker
+    finally:
+        broker.kill()
+        end_process(names)
 
 
 @contextlib.contextmanager

@@ -243,6 +243,6 @@ def assert_each_ended_once(database_url: str, identifiers: Iterable[str]) -> Non
     assert rows(database_url, "SELECT count(*), count(DISTINCT id) FROM ends") == [(len(wanted), len(wanted))]
     assert rows(database_url, "SELECT count(*) FROM predictions WHERE predictions IS NULL") == [(0,)]
     deadline = time.monotonic() + 5
-    while rows(database_url, "SELECT count(*) FROM pgqueuer") != [(0,)]:
+    while rows(database_url, "SELECT (SELECT count(*) FROM pgqueuer) + (SELECT count(*) FROM outbox)") != [(0,)]:
         assert time.monotonic() < deadline, "entries are left in the queue"
         time.sleep(0.1)

@@ -180,6 +180,44 @@ def test_scaling_by_the_queue_asks_the_tables_that_there_are(database_url: str) 
     assert service["metadata"]["annotations"]["serving.kserve.io/autoscalerClass"] == "external"
 
 
+def test_scaling_by_rabbitmq_counts_messages_there_and_wakes_for_what_is_delivered_already(database_url: str) -> None:
+    """KEDA sees none of the messages that the queue-proxy holds while the predictor sleeps."""
+    documents = render("--values", CHART / "ci" / "everything.yaml")
+    (scaled,) = of_kind(documents, "ScaledObject")
+    (rabbitmq,) = [trigger for trigger in scaled["spec"]["triggers"] if trigger["type"] == "rabbitmq"]
+    assert rabbitmq["metadata"] == {
+        "protocol": "amqp",
+        "queueName": "pictures",
+        "mode": "QueueLength",
+        "value": "500",
+        "activationValue": "0",
+    }
+    names = {
+        one["metadata"]["name"]: one["spec"]["secretTargetRef"] for one in of_kind(documents, "TriggerAuthentication")
+    }
+    assert names[rabbitmq["authenticationRef"]["name"]] == [{"parameter": "host", "name": "broker", "key": "address"}]
+    query = next(one["metadata"]["query"] for one in scaled["spec"]["triggers"] if one["name"] == "queue-depth")
+    with psycopg.connect(database_url) as connection:
+        counts = [connection.execute(query).fetchone()[0]]
+        connection.execute(
+            "INSERT INTO predictions (id, status, model, parameters, priority, deadline) "
+            "SELECT gen_random_uuid(), 'queued', 'm', '{}', 3, now() FROM generate_series(1, 3)"
+        )
+        counts.append(connection.execute(query).fetchone()[0])
+    assert counts == [0, 1]
+
+
+def test_queue_proxy_reaches_the_rabbitmq_that_is_its_queue() -> None:
+    documents = render("--values", CHART / "ci" / "everything.yaml")
+    (deployment,) = of_kind(documents, "Deployment")
+    proxy = next(one for one in deployment["spec"]["template"]["spec"]["containers"] if one["name"] == "queue-proxy")
+    given = {one["name"]: one for one in proxy["env"]}
+    assert given["MODEL_SERVER_QUEUE"]["valueFrom"]["secretKeyRef"] == {"name": "broker", "key": "address"}
+    assert given["MODEL_SERVER_QUEUE_NAME"]["value"] == "pictures"
+    policies = {one["metadata"]["name"]: one["spec"] for one in of_kind(documents, "NetworkPolicy")}
+    assert {"ports": [{"port": 5671, "protocol": "TCP"}]} in policies["pictures"]["egress"]
+
+
 def test_password_of_the_charts_own_postgres_is_made_at_random() -> None:
     secrets = [of_kind(render(), "Secret")[0]["stringData"] for _ in range(2)]
     assert secrets[0]["password"] != secrets[1]["password"]

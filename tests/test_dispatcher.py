@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 
 import httpx
@@ -28,6 +30,7 @@ from queue_server import (
     submit_all,
     wait_until_all_ended,
 )
+from rabbit import Rabbit
 
 JOBS = 500
 LEASE = {"dispatch_lease_seconds": 2, "dispatch_poll_seconds": 1}
@@ -37,6 +40,22 @@ LEASE = {"dispatch_lease_seconds": 2, "dispatch_poll_seconds": 1}
 def stub() -> Iterator[StubPredictor]:
     with StubPredictor(answers()) as predictor:
         yield predictor
+
+
+@pytest.fixture(params=["postgres", "rabbitmq"])
+def queue(request) -> Iterator[dict[str, object]]:
+    """Return the settings of each queue in turn; no fault leaves a message in RabbitMQ."""
+    if request.param == "postgres":
+        yield {}
+        return
+    broker: Rabbit = request.getfixturevalue("shared_rabbit")
+    name = f"test-{uuid.uuid4()}"
+    yield {"queue": broker.url, "queue_name": name}
+    deadline = time.monotonic() + 5
+    while asyncio.run(broker.waiting(name)):
+        assert time.monotonic() < deadline, "messages are left in the queue"
+        time.sleep(0.1)
+    asyncio.run(broker.delete(name))
 
 
 @pytest.fixture
@@ -49,29 +68,29 @@ def some_done(database_url):
     return wait
 
 
-def test_killed_queue_proxy(tmp_path, database_url, stub, some_done):
+def test_killed_queue_proxy(tmp_path, database_url, queue, stub, some_done):
     stub.behave = slow(0.05)
     count_ends(database_url)
     port = free_port()
-    with running_proxy(tmp_path / "log", database_url, stub.url, port=port, **LEASE) as first:
+    with running_proxy(tmp_path / "log", database_url, stub.url, port=port, **LEASE, **queue) as first:
         ids = submit_all(first, JOBS)
         some_done(JOBS // 3)
         first.kill()
-    with running_proxy(tmp_path / "log", database_url, stub.url, port=port, **LEASE):
+    with running_proxy(tmp_path / "log", database_url, stub.url, port=port, **LEASE, **queue):
         wait_until_all_ended(database_url, JOBS)
     assert_each_ended_once(database_url, ids.values())
 
 
-def test_killed_queue_proxy_while_clients_submit(tmp_path, database_url, stub):
+def test_killed_queue_proxy_while_clients_submit(tmp_path, database_url, queue, stub):
     count_ends(database_url)
     port = free_port()
     ids: dict[str, str] = {}
-    with running_proxy(tmp_path / "log", database_url, stub.url, port=port, **LEASE) as first:
+    with running_proxy(tmp_path / "log", database_url, stub.url, port=port, **LEASE, **queue) as first:
         thread = threading.Thread(target=lambda: ids.update(submit_all(first, JOBS)))
         thread.start()
         wait_until_all_ended(database_url, 50)
         first.kill()
-    with running_proxy(tmp_path / "log", database_url, stub.url, port=port, **LEASE):
+    with running_proxy(tmp_path / "log", database_url, stub.url, port=port, **LEASE, **queue):
         thread.join(60)
         wait_until_all_ended(database_url, JOBS)
     assert len(ids) == JOBS
@@ -79,13 +98,13 @@ def test_killed_queue_proxy_while_clients_submit(tmp_path, database_url, stub):
 
 
 @pytest.mark.parametrize("both", [False, True], ids=["predictor", "predictor and queue-proxy"])
-def test_killed_predictor(tmp_path, database_url, some_done, both):
+def test_killed_predictor(tmp_path, database_url, queue, some_done, both):
     count_ends(database_url)
     port, proxy_port = free_port(), free_port()
     with (
         running_server(tmp_path / "predictor", port=port, workers=1) as predictor,
         running_proxy(
-            tmp_path / "log", database_url, predictor.url, port=proxy_port, model=predictor.model, **LEASE
+            tmp_path / "log", database_url, predictor.url, port=proxy_port, model=predictor.model, **LEASE, **queue
         ) as proxy,
     ):
         ids = submit_all(proxy, JOBS)
@@ -96,17 +115,19 @@ def test_killed_predictor(tmp_path, database_url, some_done, both):
             proxy.kill()
         with (
             running_server(tmp_path / "predictor", port=port),
-            running_proxy(tmp_path / "log", database_url, predictor.url, port=proxy_port if both else None, **LEASE),
+            running_proxy(
+                tmp_path / "log", database_url, predictor.url, port=proxy_port if both else None, **LEASE, **queue
+            ),
         ):
             wait_until_all_ended(database_url, JOBS)
     assert_each_ended_once(database_url, ids.values())
 
 
-def test_two_queue_proxies_on_one_database(tmp_path, database_url, stub):
+def test_two_queue_proxies_on_one_database(tmp_path, database_url, queue, stub):
     count_ends(database_url)
     with (
-        running_proxy(tmp_path / "log", database_url, stub.url) as first,
-        running_proxy(tmp_path / "log2", database_url, stub.url) as second,
+        running_proxy(tmp_path / "log", database_url, stub.url, **queue) as first,
+        running_proxy(tmp_path / "log2", database_url, stub.url, **queue) as second,
     ):
         ids = submit_all(first, JOBS // 2) | submit_all(second, JOBS // 2)
         wait_until_all_ended(database_url, JOBS)
@@ -121,10 +142,10 @@ def test_two_queue_proxies_on_one_database(tmp_path, database_url, stub):
     assert_each_ended_once(database_url, ids.values())
 
 
-def test_sigterm_finishes_what_is_in_flight_and_leaves_the_rest(tmp_path, database_url, stub, some_done):
+def test_sigterm_finishes_what_is_in_flight_and_leaves_the_rest(tmp_path, database_url, queue, stub, some_done):
     stub.behave = slow(0.1)
     count_ends(database_url)
-    with running_proxy(tmp_path / "log", database_url, stub.url, dispatch_concurrency=8) as first:
+    with running_proxy(tmp_path / "log", database_url, stub.url, dispatch_concurrency=8, **queue) as first:
         ids = submit_all(first, 200)
         some_done(20)
         assert first.stop() == 0
@@ -132,21 +153,21 @@ def test_sigterm_finishes_what_is_in_flight_and_leaves_the_rest(tmp_path, databa
     assert statuses.keys() == {"queued", "succeeded"}
     assert len(stub.bodies) == statuses["succeeded"]
     stub.behave = answers()
-    with running_proxy(tmp_path / "log", database_url, stub.url):
+    with running_proxy(tmp_path / "log", database_url, stub.url, **queue):
         wait_until_all_ended(database_url, 200)
     assert len(stub.bodies) == 200
     assert_each_ended_once(database_url, ids.values())
 
 
-def test_what_outlasts_the_grace_is_given_back(tmp_path, database_url, stub):
+def test_what_outlasts_the_grace_is_given_back(tmp_path, database_url, queue, stub):
     stub.behave = slow(8)
-    with running_proxy(tmp_path / "log", database_url, stub.url, shutdown_grace_seconds=1) as proxy:
+    with running_proxy(tmp_path / "log", database_url, stub.url, shutdown_grace_seconds=1, **queue) as proxy:
         proxy.submit()
         wait_for_request(stub)
         assert proxy.stop(6) == 0
     assert rows(database_url, "SELECT status FROM predictions") == [("queued",)]
     stub.behave = answers()
-    with running_proxy(tmp_path / "log", database_url, stub.url):
+    with running_proxy(tmp_path / "log", database_url, stub.url, **queue):
         assert wait_until_all_ended(database_url, 1, 5) == {"succeeded": 1}
 
 
@@ -157,9 +178,9 @@ def wait_for_request(stub: StubPredictor, count: int = 1) -> None:
         time.sleep(0.01)
 
 
-def test_work_resumes_within_a_second_of_the_predictors_return(tmp_path, database_url):
+def test_work_resumes_within_a_second_of_the_predictors_return(tmp_path, database_url, queue):
     port = free_port()
-    with running_proxy(tmp_path / "log", database_url, f"http://127.0.0.1:{port}") as proxy:
+    with running_proxy(tmp_path / "log", database_url, f"http://127.0.0.1:{port}", **queue) as proxy:
         ids = [proxy.submit().json()["id"] for _ in range(5)]
         time.sleep(3)
         assert "circuit_open 1.0" in proxy.get("/metrics").text
@@ -221,9 +242,9 @@ def test_a_refusal_is_for_good(tmp_path, database_url, stub, status):
     assert resource["error"] == {"code": "rejected", "message": "This is no image.", "status": status}
 
 
-def test_retries_end_at_the_deadline(tmp_path, database_url, stub):
+def test_retries_end_at_the_deadline(tmp_path, database_url, queue, stub):
     stub.behave = lambda _number, _body: (500, b'{"error": "Out of memory."}')
-    with running_proxy(tmp_path / "log", database_url, stub.url, retry_first_seconds=0.1) as proxy:
+    with running_proxy(tmp_path / "log", database_url, stub.url, retry_first_seconds=0.1, **queue) as proxy:
         begun = time.monotonic()
         resource = proxy.submit(Prefer="respond-async, wait=15", Prediction_Deadline="2").json()
         assert 1.5 < time.monotonic() - begun < 6
@@ -232,23 +253,24 @@ def test_retries_end_at_the_deadline(tmp_path, database_url, stub):
     assert 2 <= resource["attempts"] <= 8
 
 
-def test_a_job_past_its_deadline_is_never_run(tmp_path, database_url, stub):
-    with running_proxy(tmp_path / "log", database_url, stub.url, arguments=["--no-dispatch"]) as proxy:
+def test_a_job_past_its_deadline_is_never_run(tmp_path, database_url, queue, stub):
+    with running_proxy(tmp_path / "log", database_url, stub.url, arguments=["--no-dispatch"], **queue) as proxy:
         proxy.submit(Prediction_Deadline="0.5")
         time.sleep(0.6)
-    with running_proxy(tmp_path / "log", database_url, stub.url):
+    with running_proxy(tmp_path / "log", database_url, stub.url, **queue):
         assert wait_until_all_ended(database_url, 1, 10) == {"failed": 1}
     assert stub.bodies == []
 
 
-def test_a_lost_notification_is_made_up_for_by_looking(tmp_path, database_url, stub):
-    with running_proxy(tmp_path / "log", database_url, stub.url, dispatch_poll_seconds=0.5) as proxy:
+def test_a_lost_notification_is_made_up_for_by_looking(tmp_path, database_url, queue, stub):
+    with running_proxy(tmp_path / "log", database_url, stub.url, dispatch_poll_seconds=0.5, **queue) as proxy:
         rows(database_url, "DROP TRIGGER tg_pgqueuer_changed ON pgqueuer")
+        rows(database_url, "DROP TRIGGER outbox_notify ON outbox")
         time.sleep(0.7)
         assert proxy.submit(Prefer="respond-async, wait=5").json()["status"] == "succeeded"
 
 
-def test_the_number_in_flight_is_bounded(tmp_path, database_url, stub):
+def test_the_number_in_flight_is_bounded(tmp_path, database_url, queue, stub):
     most, lock = [0, 0], threading.Lock()
 
     def behave(_number: int, _body: bytes) -> tuple[int, bytes]:
@@ -261,7 +283,7 @@ def test_the_number_in_flight_is_bounded(tmp_path, database_url, stub):
         return 200, prediction_reply()
 
     stub.behave = behave
-    with running_proxy(tmp_path / "log", database_url, stub.url, dispatch_concurrency=4) as proxy:
+    with running_proxy(tmp_path / "log", database_url, stub.url, dispatch_concurrency=4, **queue) as proxy:
         submit_all(proxy, 60)
         wait_until_all_ended(database_url, 60)
     assert 2 <= most[1] <= 4
@@ -278,13 +300,13 @@ def own_server() -> Iterator[EmbeddedPostgres]:
         server.stop()
 
 
-def test_a_stopped_database_loses_nothing(tmp_path, own_server, stub):
+def test_a_stopped_database_loses_nothing(tmp_path, own_server, queue, stub):
     """Stop PostgreSQL for ten seconds while clients submit and jobs are dispatched."""
     count_ends(own_server.url)
     stub.behave = slow(0.05)
     ids: dict[str, str] = {}
     refused: list[int] = []
-    with running_proxy(tmp_path / "log", own_server.url, stub.url, dispatch_concurrency=4, **LEASE) as proxy:
+    with running_proxy(tmp_path / "log", own_server.url, stub.url, dispatch_concurrency=4, **LEASE, **queue) as proxy:
         thread = threading.Thread(target=lambda: ids.update(submit_all(proxy, JOBS)))
         thread.start()
         wait_until_all_ended(own_server.url, 50)

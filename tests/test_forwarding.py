@@ -4,25 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import shutil
-import socket
-import subprocess
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import aio_pika
 import httpx
 import pytest
 
-from conftest import end_process, free_port
 from model_server.config import QueueProxySettings, load
 from model_server.errors import SettingsError
 from model_server.queue_proxy.forwarding import open_sink
 from queue_server import StubPredictor, answers, photo, rows, running_proxy, slow
+from rabbit import Rabbit
 from test_callbacks import SETTINGS, Receiver
 
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -134,119 +127,6 @@ def test_url_without_topic_or_exchange_is_refused(url: str) -> None:
     with pytest.raises(SettingsError, match="MODEL_SERVER_RESULT_SINK") as refused:
         open_sink(load(QueueProxySettings, result_sink=url))
     assert "secret" not in str(refused.value)
-
-
-@dataclass
-class Rabbit:
-    """A broker in a process of its own, which keeps its data over a restart."""
-
-    folder: Path
-    port: int
-    names_port: int
-    process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def url(self) -> str:
-        return f"amqp://guest:guest@127.0.0.1:{self.port}/"
-
-    def start(self) -> None:
-        distribution = free_port()
-        environment = {
-            **os.environ,
-            "HOME": str(self.folder),
-            "RABBITMQ_NODENAME": f"test{self.port}@localhost",
-            "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
-            "RABBITMQ_NODE_PORT": str(self.port),
-            "RABBITMQ_DIST_PORT": str(distribution),
-            "RABBITMQ_MNESIA_BASE": str(self.folder),
-            "RABBITMQ_LOG_BASE": str(self.folder),
-            "RABBITMQ_ENABLED_PLUGINS_FILE": str(self.folder / "plugins"),
-            "RABBITMQ_CONF_ENV_FILE": str(self.folder / "none"),
-            "ERL_EPMD_ADDRESS": "127.0.0.1",
-            "ERL_EPMD_PORT": str(self.names_port),
-        }
-        with (self.folder / "out").open("ab") as output:
-            self.process = subprocess.Popen(
-                [
-                    server_program(),
-                ],
-                env=environment,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-            )
-        deadline = time.monotonic() + 90
-        while True:
-            try:
-                asyncio.run(self._ask())
-                return
-            except (OSError, aio_pika.exceptions.AMQPError):
-                assert self.process.poll() is None, (self.folder / "out").read_text()
-                assert time.monotonic() < deadline, (self.folder / "out").read_text()
-                time.sleep(0.2)
-
-    async def _ask(self) -> None:
-        await (await aio_pika.connect(self.url)).close()
-
-    def kill(self) -> None:
-        """End the broker as a crash does, with all that it started."""
-        if self.process and self.process.poll() is None:
-            os.killpg(self.process.pid, 9)
-            self.process.wait()
-        deadline = time.monotonic() + 20
-        while time.monotonic() < deadline:
-            try:
-                socket.create_connection(("127.0.0.1", self.port), 1).close()
-            except OSError:
-                return
-            time.sleep(0.05)
-
-    async def declare(self, exchange: str, queue: str) -> None:
-        connection = await aio_pika.connect(self.url)
-        channel = await connection.channel()
-        declared = await channel.declare_exchange(exchange, aio_pika.ExchangeType.TOPIC, durable=True)
-        bound = await channel.declare_queue(queue, durable=True)
-        await bound.bind(declared, "model-server.prediction.#")
-        await connection.close()
-
-    async def take(self, queue: str, identifiers: set[str]) -> dict[str, Any]:
-        """Return messages by their id, once all of these have come; within 20 s."""
-        connection = await aio_pika.connect(self.url)
-        bound = await (await connection.channel()).get_queue(queue)
-        messages: dict[str, Any] = {}
-        deadline = time.monotonic() + 20
-        while not identifiers <= messages.keys():
-            assert time.monotonic() < deadline, f"{identifiers - messages.keys()} have not come"
-            if message := await bound.get(fail=False):
-                await message.ack()
-                messages[str(message.message_id)] = message
-            else:
-                await asyncio.sleep(0.05)
-        await connection.close()
-        return messages
-
-
-def server_program() -> str:
-    """Return RabbitMQ's own script; Debian's in the PATH would change to a user of its own."""
-    inside = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
-    return str(inside) if inside.exists() else str(shutil.which("rabbitmq-server"))
-
-
-@pytest.fixture
-def rabbit(tmp_path: Path) -> Iterator[Rabbit]:
-    if not shutil.which("rabbitmq-server"):
-        pytest.skip("rabbitmq-server is not installed")
-    folder = tmp_path / "rabbit"
-    folder.mkdir()
-    broker = Rabbit(folder, free_port(), free_port())
-    # Erlang's name server, which the broker would else start as a daemon and leave behind.
-    names = subprocess.Popen(["epmd", "-port", str(broker.names_port), "-address", "127.0.0.1"])
-    try:
-        broker.start()
-        yield broker
-    finally:
-        broker.kill()
-        end_process(names)
 
 
 class TestAmqp:

@@ -20,11 +20,11 @@ from model_server.store import reads, retention, runs, submissions
 from model_server.store.database import Database
 from model_server.store.images import Images
 from model_server.store.migrate import migrate
+from model_server.store.queue.postgres import PostgresQueue
 from model_server.store.runs import Claimed, Outcome
 from model_server.store.submissions import Accepted, Submission
 from queue_server import photo, rows
 
-WORKER, OTHER = uuid.uuid4(), uuid.uuid4()
 RESULT = [{"label": "cat", "index": 3, "score": 0.9, "top": []}]
 
 
@@ -59,13 +59,18 @@ def submission(**more: object) -> Submission:
 
 
 async def submit(database: Database, one: Submission) -> Accepted:
-    (accepted,) = await submissions.submit(database, [one])
+    (accepted,) = await submissions.submit(database, queue(database), [one])
     assert isinstance(accepted, Accepted), accepted
     return accepted
 
 
-async def claim(database: Database, most: int = 10, lease: float = 30, worker: uuid.UUID = WORKER) -> list[Claimed]:
-    return await runs.claim(database, worker, most, lease)
+def queue(database: Database, lease: float = 30) -> PostgresQueue:
+    """Return a worker of its own each time."""
+    return PostgresQueue(database, lease)
+
+
+async def claim(database: Database, most: int = 10, lease: float = 30) -> list[Claimed]:
+    return await runs.claim(queue(database, lease), most)
 
 
 def done(claimed: Claimed) -> Outcome:
@@ -137,8 +142,8 @@ def test_a_job_is_stored_claimed_and_finished(run, database_url):
         (claimed,) = await claim(database)
         assert (claimed.id, claimed.run, claimed.media_type) == (accepted.row.id, 1, "image/jpeg")
         assert await claim(database) == []
-        assert len(await runs.finish(database, [done(claimed)])) == 1
-        assert len(await runs.finish(database, [done(claimed)])) == 0
+        assert len(await runs.finish(queue(database), [done(claimed)])) == 1
+        assert len(await runs.finish(queue(database), [done(claimed)])) == 0
         assert await status(database, accepted) == "succeeded"
 
     run(work)
@@ -161,12 +166,12 @@ def test_a_worker_that_lost_its_lease_cannot_write(run):
         accepted = await submit(database, submission())
         (first,) = await claim(database)
         await asyncio.sleep(1.1)
-        (second,) = await claim(database, lease=1, worker=OTHER)
+        (second,) = await claim(database, lease=1)
         assert (second.id, second.run) == (first.id, 2)
         wrong = dataclasses.replace(done(first), predictions=[{"label": "wrong"}])
-        assert len(await runs.finish(database, [wrong])) == 0
+        assert len(await runs.finish(queue(database), [wrong])) == 0
         assert await status(database, accepted) == "running"
-        assert len(await runs.finish(database, [done(second)])) == 1
+        assert len(await runs.finish(queue(database), [done(second)])) == 1
         row = await reads.prediction(database, accepted.row.id)
         assert row is not None
         assert row.predictions == RESULT
@@ -180,8 +185,8 @@ def test_a_sign_of_life_keeps_a_job(run):
         (claimed,) = await claim(database)
         for _ in range(3):
             await asyncio.sleep(0.5)
-            await runs.extend(database, [claimed.job])
-            assert await claim(database, lease=1, worker=OTHER) == []
+            await queue(database).extend([claimed.entry])
+            assert await claim(database, lease=1) == []
 
     run(work)
 
@@ -191,7 +196,7 @@ def test_a_retry_is_due_after_its_delay(run):
         accepted = await submit(database, submission())
         (claimed,) = await claim(database)
         error = {"code": "attempt_failed", "message": "no"}
-        assert len(await runs.finish(database, [Outcome(claimed, error=error, retry_seconds=0.5)])) == 1
+        assert len(await runs.finish(queue(database), [Outcome(claimed, error=error, retry_seconds=0.5)])) == 1
         assert await status(database, accepted) == "queued"
         assert await claim(database) == []
         await asyncio.sleep(0.6)
@@ -206,9 +211,9 @@ def test_cancelled_is_cancelled(run, database_url, running):
     async def work(database: Database) -> None:
         accepted = await submit(database, submission())
         claimed = await claim(database) if running else []
-        assert await runs.cancel(database, accepted.row.id)
-        assert not await runs.cancel(database, accepted.row.id)
-        assert len(await runs.finish(database, [done(one) for one in claimed])) == 0
+        assert await runs.cancel(queue(database), accepted.row.id)
+        assert not await runs.cancel(queue(database), accepted.row.id)
+        assert len(await runs.finish(queue(database), [done(one) for one in claimed])) == 0
         assert await claim(database, lease=1) == []
         assert await status(database, accepted) == "cancelled"
 
@@ -221,7 +226,7 @@ def test_a_job_past_its_deadline_is_never_claimed_and_fails(run):
         accepted = await submit(database, submission(deadline_seconds=0.2))
         await asyncio.sleep(0.3)
         assert await claim(database) == []
-        assert await runs.expire(database) == 1
+        assert await runs.expire(queue(database)) == 1
         row = await reads.prediction(database, accepted.row.id)
         assert row is not None
         assert (row.status, row.error["code"], row.attempts) == ("failed", "deadline_exceeded", 0)
@@ -232,11 +237,11 @@ def test_a_job_past_its_deadline_is_never_claimed_and_fails(run):
 def test_identical_work_in_flight_is_done_once(run):
     async def work(database: Database) -> None:
         same = submission()
-        all_at_once = await submissions.submit(database, [same, same, same])
+        all_at_once = await submissions.submit(database, queue(database), [same, same, same])
         assert [one.cache for one in all_at_once if isinstance(one, Accepted)] == [None, "collapsed", "collapsed"]
         later = await submit(database, same)
         (claimed,) = await claim(database)
-        assert len(await runs.finish(database, [done(claimed)])) == 1
+        assert len(await runs.finish(queue(database), [done(claimed)])) == 1
         for one in (*all_at_once, later):
             assert await status(database, one) == "succeeded"  # type: ignore[arg-type]
         reused = await submit(database, same)
@@ -250,7 +255,7 @@ def test_a_result_is_not_reused_where_it_may_differ(run, more):
     async def work(database: Database) -> None:
         same = submission()
         await submit(database, same)
-        await runs.finish(database, [done(one) for one in await claim(database)])
+        await runs.finish(queue(database), [done(one) for one in await claim(database)])
         assert (await submit(database, dataclasses.replace(same, **more))).cache is None
 
     run(work)
@@ -260,7 +265,7 @@ def test_a_reused_result_does_not_live_on_by_being_reused(run):
     async def work(database: Database) -> None:
         same = submission(reuse_seconds=1)
         await submit(database, same)
-        await runs.finish(database, [done(one) for one in await claim(database)])
+        await runs.finish(queue(database), [done(one) for one in await claim(database)])
         await asyncio.sleep(0.6)
         assert (await submit(database, same)).cache == "hit"
         await asyncio.sleep(0.6)
@@ -277,12 +282,12 @@ def test_a_follower_takes_over_where_the_first_ends_without_a_result(run, how):
         second, third = await submit(database, same), await submit(database, same)
         if how == "expired":
             await asyncio.sleep(0.3)
-            assert await runs.expire(database) == 1
+            assert await runs.expire(queue(database)) == 1
         else:
-            assert await runs.cancel(database, first.row.id)
+            assert await runs.cancel(queue(database), first.row.id)
         (claimed,) = await claim(database)
         assert claimed.id == second.row.id
-        await runs.finish(database, [done(claimed)])
+        await runs.finish(queue(database), [done(claimed)])
         assert [await status(database, one) for one in (second, third)] == ["succeeded"] * 2
 
     run(work)
@@ -294,7 +299,7 @@ def test_followers_share_a_failure_for_good(run):
         both = [await submit(database, same) for _ in range(2)]
         (claimed,) = await claim(database)
         error = {"code": "rejected", "message": "not an image", "status": 400}
-        await runs.finish(database, [Outcome(claimed, error=error)])
+        await runs.finish(queue(database), [Outcome(claimed, error=error)])
         assert [await status(database, one) for one in both] == ["failed"] * 2
 
     run(work)
@@ -333,7 +338,7 @@ def test_a_submission_that_fails_leaves_nothing_and_the_next_goes_through(run, d
     async def work(database: Database) -> None:
         bad = submission(parameters={"a": "\0"})
         with pytest.raises(psycopg.DataError):
-            await submissions.submit(database, [submission(), bad])
+            await submissions.submit(database, queue(database), [submission(), bad])
         assert rows(database_url, "SELECT count(*) FROM images") == [(0,)]
         ends_sessions = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() "
         rows(database_url, ends_sessions + "AND pid <> pg_backend_pid()")
@@ -348,11 +353,11 @@ def test_a_submission_that_fails_leaves_nothing_and_the_next_goes_through(run, d
 def test_an_idempotency_key_names_one_request(run):
     async def work(database: Database) -> None:
         one = submission(idempotency_key="k", fingerprint=b"1", work=None)
-        first, again = await submissions.submit(database, [one, one])
+        first, again = await submissions.submit(database, queue(database), [one, one])
         assert isinstance(first, Accepted)
         assert isinstance(again, Accepted)
         assert (first.row.id, first.created, again.created) == (again.row.id, True, False)
-        (other,) = await submissions.submit(database, [dataclasses.replace(one, fingerprint=b"2")])
+        (other,) = await submissions.submit(database, queue(database), [dataclasses.replace(one, fingerprint=b"2")])
         assert isinstance(other, Unprocessable)
 
     run(work)
@@ -362,7 +367,7 @@ def test_what_is_past_its_retention_is_removed_and_images_with_it(run, database_
     async def work(database: Database) -> None:
         kept, finished = await submit(database, submission()), await submit(database, submission())
         claimed = await claim(database)
-        await runs.finish(database, [done(one) for one in claimed if one.id == finished.row.id])
+        await runs.finish(queue(database), [done(one) for one in claimed if one.id == finished.row.id])
         await asyncio.sleep(0.2)
         assert await retention.sweep(database, Images(database, None), 0.1) == (1, 1)
         assert await status(database, kept) == "running"
@@ -378,7 +383,7 @@ def test_the_rate_is_that_of_the_time_in_which_something_ran(run, database_url):
         assert (await reads.state(database)).seconds_between_ends is None
         for _ in range(3):
             await submit(database, submission())
-        await runs.finish(database, [done(one) for one in await claim(database)])
+        await runs.finish(queue(database), [done(one) for one in await claim(database)])
         spans = [("03:00:00", "03:00:02"), ("03:00:00", "03:00:02"), ("04:00:00", "04:00:01")]
         for number, (start, end) in enumerate(spans):
             rows(

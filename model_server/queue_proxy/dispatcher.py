@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import math
 import random
@@ -10,7 +11,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from model_server.breaker import Circuit
 from model_server.errors import DatabaseUnavailable
@@ -54,15 +55,15 @@ class Dispatcher:
     def __init__(self, parts: Parts) -> None:
         settings, upstream, watch = parts.settings, parts.upstream, parts.watch
         self._settings = settings
-        self._database = parts.database
+        self._queue = parts.queue
         self._upstream = upstream
         self._cache = parts.cache
         self._metering = parts.metering
         self._images = parts.images
-        self._watch = watch
-        self._worker = uuid4()
         self._slots = settings.dispatch_concurrency
-        self._in_flight: dict[UUID, InFlight] = {}
+        # By number: one that has lost its lease is still in flight when the same prediction is claimed again.
+        self._in_flight: dict[int, InFlight] = {}
+        self._numbers = itertools.count()
         self._slot_freed = asyncio.Event()
         self._stopping = asyncio.Event()
         self._writer: Gatherer[Outcome, None] = Gatherer(self._write, self._linger)
@@ -78,6 +79,7 @@ class Dispatcher:
         try:
             while not self._stopping.is_set():
                 await self._take()
+            await self._queue.release()
             await self._finish_in_flight()
         finally:
             for task in (beating, expiring):
@@ -87,7 +89,7 @@ class Dispatcher:
     def stop(self) -> None:
         """Take no more work; ``run`` returns when what is in flight has ended."""
         self._stopping.set()
-        self._watch.work.set()
+        self._queue.work.set()
         self._slot_freed.set()
 
     async def _take(self) -> None:
@@ -100,9 +102,9 @@ class Dispatcher:
             self._slot_freed.clear()
             await self._slot_freed.wait()
             return
-        self._watch.work.clear()
+        self._queue.work.clear()
         try:
-            claimed = await runs.claim(self._database, self._worker, free, self._settings.dispatch_lease_seconds)
+            claimed = await runs.claim(self._queue, free)
         except DatabaseUnavailable:
             await self._or_stop(asyncio.sleep(DATABASE_PAUSE_SECONDS))
             return
@@ -114,24 +116,25 @@ class Dispatcher:
     async def _wait_for_work(self) -> None:
         try:
             async with asyncio.timeout(self._settings.dispatch_poll_seconds):
-                await self._watch.work.wait()
+                await self._queue.work.wait()
         except TimeoutError:
             return
 
     def _begin(self, claimed: Claimed) -> None:
         metrics.DISPATCH_SECONDS.observe(claimed.seconds_waited)
         attempting = asyncio.create_task(self._attempt(claimed))
-        task = asyncio.create_task(self._work(claimed, attempting))
-        self._in_flight[claimed.id] = InFlight(claimed, attempting, task)
+        number = next(self._numbers)
+        task = asyncio.create_task(self._work(number, claimed, attempting))
+        self._in_flight[number] = InFlight(claimed, attempting, task)
 
-    async def _work(self, claimed: Claimed, attempting: asyncio.Task[Outcome]) -> None:
+    async def _work(self, number: int, claimed: Claimed, attempting: asyncio.Task[Outcome]) -> None:
         try:
             await asyncio.wait([attempting])
             outcome = _cancelled(claimed) if attempting.cancelled() else attempting.result()
             await self._write_until_written(outcome)
         finally:
             attempting.cancel()
-            del self._in_flight[claimed.id]
+            del self._in_flight[number]
             self._slot_freed.set()
 
     async def _attempt(self, claimed: Claimed) -> Outcome:
@@ -166,8 +169,8 @@ class Dispatcher:
         return Outcome(claimed, error={"code": "attempt_failed", "message": reason}, retry_seconds=jittered)
 
     def _wake_in(self, seconds: float) -> None:
-        """Look at the queue when a retry is due: PgQueuer notifies of new entries alone."""
-        asyncio.get_running_loop().call_later(seconds + 0.01, self._watch.work.set)
+        """Look at the queue when a retry is due: of that there is no notification."""
+        asyncio.get_running_loop().call_later(seconds + 0.01, self._queue.look)
 
     async def _write_until_written(self, outcome: Outcome) -> None:
         """Write how a run ended, however long the database is away: the result is held until then."""
@@ -182,7 +185,7 @@ class Dispatcher:
         return LINGER_SECONDS if len(self._in_flight) * REFILL_SHARE >= max(self._slots, MANY_SLOTS) else 0
 
     async def _write(self, outcomes: list[Outcome]) -> list[None]:
-        written = await runs.finish(self._database, outcomes)
+        written = await runs.finish(self._queue, outcomes)
         for outcome in outcomes:
             if outcome.claimed.id not in written:
                 metrics.DISCARDED.inc()
@@ -198,15 +201,17 @@ class Dispatcher:
 
     def _heard(self, prediction: UUID, status: str) -> None:
         """End the attempt of a prediction that was cancelled."""
-        if status == CANCELLED and (in_flight := self._in_flight.get(prediction)):
-            in_flight.attempting.cancel()
+        if status == CANCELLED:
+            for one in self._in_flight.values():
+                if one.claimed.id == prediction:
+                    one.attempting.cancel()
 
     async def _beat(self) -> None:
         if self._in_flight:
-            await runs.extend(self._database, [one.claimed.job for one in self._in_flight.values()])
+            await self._queue.extend([one.claimed.entry for one in self._in_flight.values()])
 
     async def _expire(self) -> None:
-        if expired := await runs.expire(self._database):
+        if expired := await runs.expire(self._queue):
             metrics.RESULTS.labels("failed").inc(expired)
             logger.info("predictions past their deadline", extra={"count": expired})
 
@@ -238,7 +243,7 @@ class Dispatcher:
         if left:
             await asyncio.wait(late)
             reason = {"code": "attempt_failed", "message": "The worker was stopped."}
-            await runs.finish(self._database, [Outcome(one, error=reason, retry_seconds=0) for one in left])
+            await runs.finish(self._queue, [Outcome(one, error=reason, retry_seconds=0) for one in left])
 
 
 def _cancelled(claimed: Claimed) -> Outcome:

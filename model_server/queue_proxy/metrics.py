@@ -15,6 +15,9 @@ REQUEST_SECONDS = Histogram(
 QUEUED = Gauge("model_server_queue_proxy_queued", "Predictions that wait, all replicas together.")
 RUNNING = Gauge("model_server_queue_proxy_running", "Predictions being made, all replicas together.")
 OLDEST_AGE_SECONDS = Gauge("model_server_queue_proxy_oldest_age_seconds", "Age of the oldest that waits; 0: none does.")
+UNPUBLISHED = Gauge(
+    "model_server_queue_proxy_unpublished", "Of those that wait, announcements that RabbitMQ has not confirmed."
+)
 SUBMITTED = Counter(
     "model_server_queue_proxy_submitted",
     "Predictions accepted: computed, collapsed (identical work was in flight), hit (a result was reused), "

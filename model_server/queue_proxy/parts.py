@@ -18,6 +18,7 @@ from model_server.queue_proxy.watch import Watch
 from model_server.store.database import Database, url_of
 from model_server.store.images import Images
 from model_server.store.object_storage import open_storage
+from model_server.store.queue import Queue, open_queue
 
 
 @dataclass(slots=True)
@@ -26,6 +27,7 @@ class Parts:
 
     settings: QueueProxySettings
     database: Database
+    queue: Queue
     images: Images
     authentication: Authentication
     upstream: Split
@@ -41,17 +43,19 @@ class Parts:
     def make(cls, settings: QueueProxySettings) -> Parts:
         """Make them; raises SettingsError where the database's URL is wrong."""
         database = Database(url_of(settings), settings.database_connections)
+        queue = open_queue(settings, database)
         authentication = Authentication(settings, database)
         metering, throttle = Metering(database), Throttle(settings, database)
         return cls(
             settings,
             database,
+            queue,
             Images(database, open_storage(settings.image_store)),
             authentication,
             Split(settings, first_predictors(settings)),
             Sidecar(settings),
             ReplyCache(settings.cache_seconds, settings.cache_bytes),
-            Watch(database),
+            Watch(database, queue),
             Resources(settings, database),
             metering,
             throttle,

@@ -30,6 +30,7 @@ class PredictionRoutes:
     def __init__(self, parts: Parts) -> None:
         self._settings = parts.settings
         self._database = parts.database
+        self._queue = parts.queue
         self._images = parts.images
         self._authentication = parts.authentication
         self._resources = parts.resources
@@ -81,7 +82,7 @@ class PredictionRoutes:
     async def cancel(self, request: Request) -> Response:
         """Cancel a queued or running prediction."""
         row = await self._row(request)
-        if not await runs.cancel(self._database, row.id):
+        if not await runs.cancel(self._queue, row.id):
             row = await self._resources.again(row)
             raise Conflict(f"The prediction has ended already: {row.status}.")
         metrics.RESULTS.labels("cancelled").inc()

@@ -10,7 +10,7 @@ from starlette.types import Scope
 
 from model_server.errors import InvalidInput
 from model_server.http.body import header
-from model_server.store.queue import HIGHEST_URGENCY, LOWEST_URGENCY
+from model_server.store.queue.interface import HIGHEST_URGENCY, LOWEST_URGENCY
 
 DEFAULT_URGENCY = 3
 """RFC 9218, section 4.1."""

@@ -49,6 +49,7 @@ class Resources:
                 metrics.OLDEST_AGE_SECONDS.set(state.oldest_age_seconds)
                 metrics.CALLBACKS_WAITING.set(state.callbacks)
                 metrics.FORWARDING_WAITING.set(state.results_to_forward)
+                metrics.UNPUBLISHED.set(state.unpublished)
             return self._state[1]
 
     async def row(self, identifier: str, caller: Caller) -> Record:

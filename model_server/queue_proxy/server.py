@@ -70,6 +70,7 @@ async def _run(settings: QueueProxySettings, *, serve: bool, dispatch: bool) -> 
         dispatching = asyncio.create_task(dispatcher.run()) if dispatcher else None
         if delivery and forwarding:
             background += [
+                asyncio.create_task(parts.queue.run()),
                 asyncio.create_task(delivery.run()),
                 asyncio.create_task(forwarding.run()),
                 asyncio.create_task(_sweep(parts)),

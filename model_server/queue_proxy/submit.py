@@ -53,6 +53,7 @@ class SubmitRoute:
         settings = parts.settings
         self._settings = settings
         self._database = parts.database
+        self._queue = parts.queue
         self._images = parts.images
         self._upstream = parts.upstream
         self._cache = parts.cache
@@ -113,7 +114,7 @@ class SubmitRoute:
         return LINGER_SECONDS if self._arriving else 0
 
     async def _write(self, items: list[Submission]) -> Sequence[Accepted | ModelServerError]:
-        return await submissions.submit(self._database, items)
+        return await submissions.submit(self._database, self._queue, items)
 
     async def _submission(
         self, scope: Scope, model: str, read: Callable[[], Awaitable[Work]], caller: Caller

@@ -13,13 +13,13 @@ from uuid import UUID
 from psycopg import AsyncConnection as DriverConnection
 from psycopg import Error, sql
 
-from model_server.store import changes, queue
+from model_server.store import changes
 from model_server.store.database import Database
+from model_server.store.queue import Queue
 
 logger = logging.getLogger(__name__)
 
 RECONNECT_SECONDS = 0.5
-INSERTED = '"insert"'
 
 OnChange = Callable[[UUID, str], None]
 
@@ -27,11 +27,11 @@ OnChange = Callable[[UUID, str], None]
 class Watch:
     """Who waits for what in this process. After a gap in listening everybody is woken, to look for themselves."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, queue: Queue) -> None:
         self._database = database
+        self._queue = queue
         self._waiting: dict[UUID, set[asyncio.Event]] = defaultdict(set)
         self._on_change: list[OnChange] = []
-        self.work = asyncio.Event()
         self.listening = False
         self.closing = False
 
@@ -68,15 +68,15 @@ class Watch:
             await asyncio.sleep(RECONNECT_SECONDS)
 
     async def _listen(self, connection: DriverConnection[Any]) -> None:
-        for channel in (changes.CHANNEL, queue.SETTINGS.channel):
+        for channel in (changes.CHANNEL, self._queue.channel):
             await connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
         self.listening = True
         self._wake_all()
         async for notice in connection.notifies():
             if notice.channel == changes.CHANNEL:
                 self._tell(notice.payload)
-            elif INSERTED in notice.payload:
-                self.work.set()
+            else:
+                self._queue.heard(notice.payload)
 
     def _tell(self, payload: str) -> None:
         for prediction, status in changes.parse(payload):
@@ -86,7 +86,7 @@ class Watch:
                 tell(prediction, status)
 
     def _wake_all(self) -> None:
-        self.work.set()
+        self._queue.look()
         for events in self._waiting.values():
             for event in events:
                 event.set()

@@ -14,6 +14,7 @@ from sqlalchemy import (
     Date,
     Double,
     ForeignKey,
+    Identity,
     Index,
     LargeBinary,
     Row,
@@ -150,6 +151,18 @@ class Callback(Base):
     attempts: Mapped[int] = mapped_column(server_default="0")
     gave_up_at: Mapped[datetime | None]
     last_error: Mapped[str | None]
+
+
+class Outbox(Base):
+    """A prediction that RabbitMQ is yet to be told of, or to be told of again; ``priority`` is its urgency 0..7."""
+
+    __tablename__ = "outbox"
+    __table_args__ = (Index("outbox_order", "priority", "id"),)
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    prediction_id: Mapped[UUID]
+    priority: Mapped[int] = mapped_column(SmallInteger)
+    due_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
 class User(Base):

@@ -33,7 +33,8 @@ _STATE = text("""
       (SELECT extract(epoch FROM avg(run))::float FROM spans) AS run_seconds,
       (SELECT extract(epoch FROM sum(greatest(busy, '0')) / count(*))::float FROM spans) AS seconds_between_ends,
       (SELECT count(*) FROM callbacks WHERE receiver = 'callback' AND gave_up_at IS NULL) AS callbacks,
-      (SELECT count(*) FROM callbacks WHERE receiver = 'sink') AS results_to_forward
+      (SELECT count(*) FROM callbacks WHERE receiver = 'sink') AS results_to_forward,
+      (SELECT count(*) FROM outbox) AS unpublished
 """)
 
 
@@ -61,6 +62,7 @@ class QueueState:
     seconds_between_ends: float | None
     callbacks: int
     results_to_forward: int
+    unpublished: int
 
     @property
     def queued(self) -> int:

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
 import orjson
-from pgqueuer.domain.models import Job
 from sqlalchemy import bindparam, select, text
 from sqlalchemy.dialects.postgresql import ARRAY, INTEGER, TEXT
 from sqlalchemy.dialects.postgresql import UUID as PG_UUID
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from model_server.store import callbacks, queue
+from model_server.store import callbacks
 from model_server.store.changes import announce
-from model_server.store.database import Database
+from model_server.store.database import driver_of
 from model_server.store.models import CANCELLED, FAILED, IMAGES, RUNNING, SUCCEEDED, Record
+from model_server.store.queue.interface import Entry, Queue, QueueTransaction
 
 DEADLINE_EXCEEDED = "deadline_exceeded"
 EXPIRED_AT_ONCE = 500
@@ -30,7 +30,7 @@ class Claimed:
     id: UUID
     user_id: UUID | None
     run: int
-    job: Job
+    entry: Entry
     attempts: int
     model: str
     content: bytes | None
@@ -132,7 +132,7 @@ _FINISHED = text("SELECT id FROM predictions WHERE id = ANY(:ids) AND status NOT
 )
 
 
-async def claim(database: Database, worker: UUID, most: int, lease_seconds: float) -> list[Claimed]:
+async def claim(queue: Queue, most: int) -> list[Claimed]:
     """Take up to ``most`` predictions, most urgent first; fewer only where the queue has no more.
 
     The entries of what is cancelled or late, or needs no run, leave the queue.
@@ -140,46 +140,47 @@ async def claim(database: Database, worker: UUID, most: int, lease_seconds: floa
     claimed: list[Claimed] = []
     while len(claimed) < most:
         wanted = most - len(claimed)
-        entries, more = await _claim(database, worker, wanted, lease_seconds)
+        entries, more = await _claim(queue, wanted)
         claimed += more
         if entries < wanted:
             break
     return sorted(claimed, key=lambda one: one.id)
 
 
-async def _claim(database: Database, worker: UUID, most: int, lease_seconds: float) -> tuple[int, list[Claimed]]:
+async def _claim(queue: Queue, most: int) -> tuple[int, list[Claimed]]:
     """Return how many entries were taken from the queue, and those of them that are to be run."""
-    async with database.transaction() as connection:
-        # A claim that a crash of PostgreSQL undoes is claimed again: waiting for the disk gains nothing.
-        await connection.execute(text("SET LOCAL synchronous_commit = off"))
-        jobs = {queue.prediction_of(job): job for job in await queue.dequeue(connection, worker, most, lease_seconds)}
-        if not jobs:
+    async with queue.transaction() as transaction:
+        entries = {entry.prediction: entry for entry in await transaction.take(most)}
+        if not entries:
             return 0, []
-        rows = (await connection.execute(_CLAIM, {"ids": list(jobs)})).all()
-        claimed = await _with_content(connection, rows, jobs)
+        connection = transaction.connection
+        rows = (await connection.execute(_CLAIM, {"ids": list(entries)})).all()
+        claimed = await _with_content(connection, rows, entries)
         taken = {row.id for row in rows}
-        if stale := [job for prediction, job in jobs.items() if prediction not in taken]:
-            await queue.remove(connection, stale)
+        if stale := [entry for prediction, entry in entries.items() if prediction not in taken]:
+            await transaction.remove(stale)
         await announce(connection, [(row.id, RUNNING) for row in rows])
-        return len(jobs), claimed
+        return len(entries), claimed
 
 
-async def _with_content(connection: AsyncConnection, rows: Sequence[Record], jobs: dict[UUID, Job]) -> list[Claimed]:
+async def _with_content(
+    connection: AsyncConnection, rows: Sequence[Record], entries: dict[UUID, Entry]
+) -> list[Claimed]:
     wanted = {row.image_sha256 for row in rows if row.image_sha256 is not None}
     images: dict[bytes, Record] = {}
     if wanted:
         columns = IMAGES.c
         statement = select(columns.sha256, columns.media_type, columns.content).where(columns.sha256.in_(wanted))
         images = {row.sha256: row for row in await connection.execute(statement)}
-    return [_claimed(row, images.get(row.image_sha256), jobs[row.id]) for row in rows]
+    return [_claimed(row, images.get(row.image_sha256), entries[row.id]) for row in rows]
 
 
-def _claimed(row: Record, image: Record | None, job: Job) -> Claimed:
+def _claimed(row: Record, image: Record | None, entry: Entry) -> Claimed:
     return Claimed(
         id=row.id,
         user_id=row.user_id,
         run=row.run,
-        job=job,
+        entry=entry,
         attempts=row.attempts,
         model=row.model,
         content=image.content if image else row.document,
@@ -194,23 +195,24 @@ def _claimed(row: Record, image: Record | None, job: Job) -> Claimed:
     )
 
 
-async def finish(database: Database, outcomes: Sequence[Outcome]) -> set[UUID]:
+async def finish(queue: Queue, outcomes: Sequence[Outcome]) -> set[UUID]:
     """Write how runs ended, all or none; return which predictions were ours to write.
 
     A run that lost its lease, or whose prediction was cancelled, writes nothing.
     """
     ended = [outcome for outcome in outcomes if outcome.retry_seconds is None]
-    async with database.transaction() as connection:
-        written: set[UUID] = await _finish(connection, ended) if ended else set()
+    async with queue.transaction() as transaction:
+        written: set[UUID] = await _finish(transaction, ended) if ended else set()
         for outcome in outcomes:
-            if outcome.retry_seconds is not None and await _put_back(connection, outcome):
+            if outcome.retry_seconds is not None and await _put_back(transaction, outcome):
                 written.add(outcome.claimed.id)
         if lost := [outcome.claimed for outcome in outcomes if outcome.claimed.id not in written]:
-            await _forget_finished(connection, lost)
+            await _let_go(transaction, lost)
     return written
 
 
-async def _finish(connection: AsyncConnection, outcomes: Sequence[Outcome]) -> set[UUID]:
+async def _finish(transaction: QueueTransaction, outcomes: Sequence[Outcome]) -> set[UUID]:
+    connection = transaction.connection
     values = {
         "ids": [outcome.claimed.id for outcome in outcomes],
         "runs": [outcome.claimed.run for outcome in outcomes],
@@ -221,7 +223,7 @@ async def _finish(connection: AsyncConnection, outcomes: Sequence[Outcome]) -> s
     }
     rows = list((await connection.execute(_FINISH, values)).all())
     written = {row.id for row in rows}
-    await queue.remove(connection, [outcome.claimed.job for outcome in outcomes if outcome.claimed.id in written])
+    await transaction.remove([outcome.claimed.entry for outcome in outcomes if outcome.claimed.id in written])
     if followed := [row.id for row in rows if row.followed]:
         rows += (await connection.execute(_FINISH_FOLLOWERS, {"ids": followed})).all()
     await callbacks.schedule(connection, [row.id for row in rows if row.is_awaited])
@@ -233,50 +235,47 @@ def _json(value: Any) -> str | None:
     return None if value is None else orjson.dumps(value).decode()
 
 
-async def _put_back(connection: AsyncConnection, outcome: Outcome) -> bool:
+async def _put_back(transaction: QueueTransaction, outcome: Outcome) -> bool:
     claimed, delay = outcome.claimed, outcome.retry_seconds or 0
     values = {"id": claimed.id, "run": claimed.run, "error": _json(outcome.error)}
-    if (await connection.execute(_PUT_BACK, values)).one_or_none() is None:
+    if (await transaction.connection.execute(_PUT_BACK, values)).one_or_none() is None:
         return False
-    await queue.put_back(connection, claimed.job, delay)
-    await announce(connection, [(claimed.id, "queued")])
+    await transaction.put_back(claimed.entry, delay)
+    await announce(transaction.connection, [(claimed.id, "queued")])
     return True
 
 
-async def _forget_finished(connection: AsyncConnection, lost: Sequence[Claimed]) -> None:
+async def _let_go(transaction: QueueTransaction, lost: Sequence[Claimed]) -> None:
     """Remove the queue entries of what ended meanwhile; what another worker has claimed is left to it."""
-    finished = set((await connection.execute(_FINISHED, {"ids": [one.id for one in lost]})).scalars())
-    if jobs := [one.job for one in lost if one.id in finished]:
-        await queue.remove(connection, jobs)
+    found = await transaction.connection.execute(_FINISHED, {"ids": [one.id for one in lost]})
+    finished = set(found.scalars())
+    if ended := [one.entry for one in lost if one.id in finished]:
+        await transaction.remove(ended)
+    if elsewhere := [one.entry for one in lost if one.id not in finished]:
+        await transaction.leave(elsewhere)
 
 
-async def cancel(database: Database, prediction: UUID) -> bool:
+async def cancel(queue: Queue, prediction: UUID) -> bool:
     """Cancel a queued or running prediction; False where there is none such. A follower takes over its work."""
-    async with database.transaction() as connection:
-        rows = (await connection.execute(_CANCEL, {"id": prediction})).all()
-        await _ended_without_result(connection, rows, CANCELLED)
+    async with queue.transaction() as transaction:
+        rows = (await transaction.connection.execute(_CANCEL, {"id": prediction})).all()
+        await _ended_without_result(queue, transaction.connection, rows, CANCELLED)
     return bool(rows)
 
 
-async def expire(database: Database) -> int:
+async def expire(queue: Queue) -> int:
     """Fail what is past its deadline; return how many."""
-    async with database.transaction() as connection:
+    async with queue.transaction() as transaction:
         values = {"code": DEADLINE_EXCEEDED, "most": EXPIRED_AT_ONCE}
-        rows = (await connection.execute(_EXPIRE, values)).all()
-        await _ended_without_result(connection, rows, FAILED)
+        rows = (await transaction.connection.execute(_EXPIRE, values)).all()
+        await _ended_without_result(queue, transaction.connection, rows, FAILED)
     return len(rows)
 
 
-async def _ended_without_result(connection: AsyncConnection, rows: Sequence[Record], status: str) -> None:
+async def _ended_without_result(queue: Queue, connection: AsyncConnection, rows: Sequence[Record], status: str) -> None:
     if followed := [row.id for row in rows if row.followed]:
         promoted = (await connection.execute(_PROMOTE, {"ids": followed})).all()
         if promoted:
-            await queue.enqueue(connection, [(row.id, row.priority) for row in promoted])
+            await queue.announce(await driver_of(connection), [(row.id, row.priority) for row in promoted])
     await callbacks.schedule(connection, [row.id for row in rows if row.is_awaited])
     await announce(connection, [(row.id, status) for row in rows])
-
-
-async def extend(database: Database, jobs: Iterable[Job]) -> None:
-    """Give a sign of life for the jobs in flight."""
-    async with database.transaction() as connection:
-        await queue.extend(connection, list(jobs))

@@ -13,11 +13,11 @@ from psycopg import AsyncCursor
 from psycopg.rows import namedtuple_row
 
 from model_server.errors import ModelServerError, Overloaded, Unprocessable
-from model_server.store import queue
 from model_server.store.callbacks import IS_AWAITED, RECEIVERS
 from model_server.store.database import Database, driver_of
 from model_server.store.identifiers import new_id
 from model_server.store.models import QUEUED, RESOURCE_COLUMNS, SUCCEEDED, Record
+from model_server.store.queue.interface import Queue
 
 CacheUse = Literal["hit", "collapsed"]
 ATTEMPTS = 5
@@ -122,7 +122,9 @@ class Accepted:
     cache: CacheUse | None = None
 
 
-async def submit(database: Database, submissions: Sequence[Submission]) -> list[Accepted | ModelServerError]:
+async def submit(
+    database: Database, queue: Queue, submissions: Sequence[Submission]
+) -> list[Accepted | ModelServerError]:
     """Record predictions and queue them; attach one to identical work in flight, or answer it from a finished one.
 
     One transaction for all that attach to nothing. In the order of ``submissions``: what was accepted, or Unprocessable
@@ -135,10 +137,10 @@ async def submit(database: Database, submissions: Sequence[Submission]) -> list[
     async with database.pipeline() as driver:
         accepting = await _execute(driver, _ACCEPT, columns)
         if entries:
-            await queue.send_entries(driver, entries)
+            await queue.announce(driver, entries)
     rows = {row.id: row for row in await accepting.fetchall()}
     return [
-        _accepted(row) if (row := rows.get(value["id"])) else await _attach(database, one)
+        _accepted(row) if (row := rows.get(value["id"])) else await _attach(database, queue, one)
         for value, one in zip(values, submissions, strict=True)
     ]
 
@@ -147,7 +149,7 @@ def _accepted(row: Record) -> Accepted:
     return Accepted(row, True, "hit" if row.status == SUCCEEDED else None)
 
 
-async def _attach(database: Database, submission: Submission) -> Accepted | ModelServerError:
+async def _attach(database: Database, queue: Queue, submission: Submission) -> Accepted | ModelServerError:
     """Answer a submission whose idempotency key is taken or whose work is in flight."""
     async with database.transaction() as connection:
         driver = await driver_of(connection)
@@ -164,7 +166,7 @@ async def _attach(database: Database, submission: Submission) -> Accepted | Mode
             # What it would have attached to has ended in between.
             elif row := await _insert(driver, submission):
                 if row.status == QUEUED:
-                    await queue.enqueue(connection, [(row.id, row.priority)])
+                    await queue.announce(driver, [(row.id, row.priority)])
                 return _accepted(row)
         return Overloaded("Identical requests come and go too fast to attach to one. Try again.")
 

@@ -35,6 +35,21 @@ seccompProfile:
       key: {{ ternary .Values.database.existingSecretKey "dsn" (not (empty .Values.database.existingSecret)) }}
 {{- end -}}
 
+{{/* Where predictions wait. */}}
+{{- define "queueEnv" -}}
+{{- with .Values.rabbitmq }}
+{{- if .existingSecret }}
+- name: MODEL_SERVER_QUEUE
+  valueFrom:
+    secretKeyRef:
+      name: {{ .existingSecret }}
+      key: {{ .existingSecretKey }}
+- name: MODEL_SERVER_QUEUE_NAME
+  value: {{ .queueName | quote }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
 {{/* Where pictures are, for whoever reads or writes them. */}}
 {{- define "imageStoreEnv" -}}
 {{- with .Values.images.storageUri }}

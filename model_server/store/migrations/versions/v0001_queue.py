@@ -6,7 +6,7 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
-from model_server.store import queue
+from model_server.store.queue import postgres
 
 revision = "0001"
 down_revision = None
@@ -132,13 +132,13 @@ def upgrade() -> None:
     # Encoded images do not compress: trying costs more than writing them.
     op.execute("ALTER TABLE images ALTER COLUMN content SET STORAGE EXTERNAL")
     op.execute("ALTER TABLE predictions SET (fillfactor = 80)")
-    for statement in queue.install_statements():
+    for statement in postgres.install_statements():
         op.execute(statement)
 
 
 def downgrade() -> None:
     """Undo."""
-    for statement in queue.uninstall_statements():
+    for statement in postgres.uninstall_statements():
         op.execute(statement)
     for table in ("callbacks", "predictions", "images"):
         op.drop_table(table)

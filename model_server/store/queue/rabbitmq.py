@@ -1,0 +1,114 @@
+"""A quorum queue of RabbitMQ holds ids. PostgreSQL stays the record; an outbox in it has what is to be published."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+from uuid import UUID
+
+from psycopg import AsyncConnection as DriverConnection
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from model_server.store.database import Database, driver_of
+from model_server.store.queue import outbox
+from model_server.store.queue.broker import Broker
+from model_server.store.queue.consumer import Consumer
+from model_server.store.queue.interface import Entry
+from model_server.store.queue.relay import Relay
+
+logger = logging.getLogger(__name__)
+
+
+class RabbitTransaction:
+    """What is to be announced is in the transaction; what is done with messages follows its end."""
+
+    def __init__(self, connection: AsyncConnection, consumer: Consumer, taken: list[UUID], settled: list[UUID]) -> None:
+        self.connection = connection
+        self._consumer = consumer
+        self._taken = taken
+        self._settled = settled
+
+    async def take(self, most: int) -> list[Entry]:
+        """Take what the broker has delivered."""
+        self._taken += self._consumer.take(most)
+        return [Entry(prediction) for prediction in self._taken]
+
+    async def remove(self, entries: Sequence[Entry]) -> None:
+        """Acknowledge the messages after the commit."""
+        self._settled += [entry.prediction for entry in entries]
+
+    async def leave(self, entries: Sequence[Entry]) -> None:
+        """Acknowledge the messages: the other worker has one of its own."""
+        await self.remove(entries)
+
+    async def put_back(self, entry: Entry, delay_seconds: float) -> None:
+        """Announce the prediction anew, in place of its message."""
+        await outbox.put(await driver_of(self.connection), [entry.prediction], delay_seconds)
+        await self.remove([entry])
+
+
+class RabbitQueue:
+    """The broker gives what a worker took to another once that one's connection is lost: heartbeats are its lease.
+
+    ``most`` are delivered to this process at once. A prediction that has been running for ``abandoned_seconds`` while
+    the broker's queue is empty has no worker any more.
+    """
+
+    channel: str = outbox.CHANNEL
+
+    def __init__(self, database: Database, broker: Broker, most: int, abandoned_seconds: float) -> None:
+        self._database = database
+        self._lease_seconds = broker.lease_seconds
+        self._abandoned_seconds = abandoned_seconds
+        self._relay = Relay(database, broker)
+        self._consumer = Consumer(broker, most, self._announce_again)
+        self.work = self._consumer.work
+
+    async def announce(self, driver: DriverConnection[Any], predictions: Sequence[tuple[UUID, int]]) -> None:
+        """Put them into the outbox; their urgency is the rows'."""
+        await outbox.put(driver, [prediction for prediction, _ in predictions])
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[RabbitTransaction]:
+        """Begin, and commit at the end; messages are acknowledged then, or, where it fails, taken again."""
+        taken: list[UUID] = []
+        settled: list[UUID] = []
+        try:
+            async with self._database.transaction() as connection:
+                yield RabbitTransaction(connection, self._consumer, taken, settled)
+        except BaseException:
+            self._consumer.undo(taken)
+            raise
+        await self._consumer.settle(settled)
+
+    async def extend(self, entries: Sequence[Entry]) -> None:
+        """Do nothing: the connection gives signs of life by itself."""
+
+    def heard(self, payload: str) -> None:  # noqa: ARG002 - it only says that there is something
+        """Publish what was put into the outbox."""
+        self._relay.due.set()
+
+    def look(self) -> None:
+        """Publish what is due, and wake whoever takes."""
+        self._relay.due.set()
+        self.work.set()
+
+    async def run(self) -> None:
+        """Publish and receive until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._relay.run())
+            group.create_task(self._relay.take_over(self._lease_seconds))
+            group.create_task(self._consumer.run())
+
+    async def release(self) -> None:
+        """Give back what was delivered and not taken."""
+        await self._consumer.release()
+
+    async def _announce_again(self) -> None:
+        """Announce everything anew that an empty queue should hold: it is new, or a broker has lost its data."""
+        if put := await outbox.put_unfinished(self._database, self._abandoned_seconds):
+            logger.info("the broker's queue is empty: predictions are announced again", extra={"count": put})
+        self._relay.due.set()
