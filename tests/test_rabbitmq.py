@@ -53,6 +53,23 @@ def name() -> str:
     return f"test-{uuid.uuid4()}"
 
 
+@pytest.fixture
+def rabbit(rabbit: Rabbit) -> Rabbit:
+    """Return a broker whose queue is there for longer than a moment.
+
+    RabbitMQ 3.10 keeps what a new quorum queue is called in memory for up to 3 s; killed before that, it has no leader.
+    """
+    asyncio.run(declared(rabbit))
+    time.sleep(4)
+    return rabbit
+
+
+async def declared(rabbit: Rabbit) -> None:
+    broker = Broker(rabbit.url, "predictions", 30)
+    async with await broker.connect() as connection:
+        await broker.declare(connection)
+
+
 def unpublished(database_url: str) -> int:
     return int(rows(database_url, "SELECT count(*) FROM outbox")[0][0])
 
@@ -85,6 +102,7 @@ class TestBroker:
             rabbit.kill()
             waiting = [proxy.submit().json()["id"] for _ in range(5)]
             assert unpublished(database_url) == 5
+            time.sleep(0.6)  # so old may the view of the queue be
             assert proxy.queue()["queued"] == 5
             assert "model_server_queue_proxy_unpublished 5.0" in proxy.get("/metrics").text
             cancelled = waiting.pop()
@@ -116,6 +134,13 @@ class TestBroker:
         assert {one for (one,) in rows(database_url, "SELECT id::text FROM predictions")} == set(ids.values())
 
 
+def wait_until_published(database_url: str) -> None:
+    deadline = time.monotonic() + 10
+    while unpublished(database_url):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 def wait_for_requests(stub: StubPredictor, count: int) -> None:
     deadline = time.monotonic() + 20
     while len(stub.bodies) < count:
@@ -134,6 +159,18 @@ class TestQueueIsLost:
             wait_for_requests(stub, 1)
             asyncio.run(shared_rabbit.delete(name))
             assert wait_until_all_ended(database_url, 5, 15) == {"succeeded": 5}
+
+    def test_purged_queue_is_filled_again(self, tmp_path, database_url, shared_rabbit, name, stub):
+        settings = {"queue": shared_rabbit.url, "queue_name": name}
+        away = f"http://127.0.0.1:{free_port()}"
+        with running_proxy(tmp_path / "log", database_url, away, **settings) as proxy:
+            submit_all(proxy, 5)
+            wait_until_published(database_url)
+        asyncio.run(shared_rabbit.purge(name))
+        rows(database_url, "TRUNCATE outbox")
+        with running_proxy(tmp_path / "log", database_url, stub.url, **settings):
+            assert wait_until_all_ended(database_url, 5, 15) == {"succeeded": 5}
+        assert len(stub.bodies) == 5
 
     def test_message_that_is_no_id_is_dropped(self, tmp_path, database_url, shared_rabbit, name, stub):
         settings = {"queue": shared_rabbit.url, "queue_name": name}

@@ -325,9 +325,9 @@ def test_images_of_any_size_arrive(run):
         images = [photo() + bytes(size) for size in (0, 100_000, 1_000_000, 3_000_000, 12_000_000)]
         many = [submission(image=image, image_sha256=hashlib.sha256(image).digest(), work=None) for image in images]
         for some in ([one] for one in many):
-            (accepted,) = await asyncio.wait_for(submissions.submit(database, some), 20)
+            (accepted,) = await asyncio.wait_for(submissions.submit(database, queue(database), some), 20)
             assert isinstance(accepted, Accepted)
-        (again, *_) = await asyncio.wait_for(submissions.submit(database, many), 20)
+        (again, *_) = await asyncio.wait_for(submissions.submit(database, queue(database), many), 20)
         assert isinstance(again, Accepted)
         assert sorted(len(one.content or b"") for one in await claim(database)) == sorted([len(i) for i in images] * 2)
 

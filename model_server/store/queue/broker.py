@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import aio_pika
-from aio_pika.abc import AbstractConnection, AbstractQueue
+from aio_pika.abc import AbstractConnection
 from aiormq.exceptions import AMQPError, ChannelNotFoundEntity
 from yarl import URL
 
@@ -24,6 +24,9 @@ NO_DELIVERY_LIMIT = 1_000_000
 """RabbitMQ 4 drops a message at its 20th redelivery unless the queue says otherwise; 3 knows no `-1` for never."""
 BROKER_ERRORS = (AMQPError, OSError, RuntimeError)
 """Whatever aio-pika raises where the broker is away; a closed channel is a RuntimeError."""
+
+Prepare = Callable[[AbstractConnection], Awaitable[None]]
+"""Makes the queue where there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,32 +46,39 @@ class Broker:
             url = url.update_query(heartbeat=heartbeat)
         return await aio_pika.connect(url, timeout=ANSWER_SECONDS)
 
-    async def declare(self, connection: AbstractConnection) -> int:
-        """Make the queue where there is none, and return how many messages wait in it; raises BROKER_ERRORS.
-
-        One that is there is used as it is: its owner may have given it other arguments.
-        """
+    async def waiting(self, connection: AbstractConnection) -> int | None:
+        """Return how many messages wait in the queue, None where there is no queue; raises BROKER_ERRORS."""
         try:
             async with connection.channel() as channel:
-                return _waiting(await channel.declare_queue(self.queue_name, passive=True, timeout=ANSWER_SECONDS))
+                queue = await channel.declare_queue(self.queue_name, passive=True, timeout=ANSWER_SECONDS)
+                return queue.declaration_result.message_count or 0
         except ChannelNotFoundEntity:
-            async with connection.channel() as channel:
-                declared = channel.declare_queue(
-                    self.queue_name,
-                    durable=True,
-                    arguments={"x-queue-type": "quorum", "x-delivery-limit": NO_DELIVERY_LIMIT},
-                    timeout=ANSWER_SECONDS,
-                )
-                return _waiting(await declared)
+            return None
+
+    async def declare(self, connection: AbstractConnection) -> None:
+        """Make the queue; raises BROKER_ERRORS."""
+        async with connection.channel() as channel:
+            await channel.declare_queue(
+                self.queue_name,
+                durable=True,
+                arguments={"x-queue-type": "quorum", "x-delivery-limit": NO_DELIVERY_LIMIT},
+                timeout=ANSWER_SECONDS,
+            )
 
     async def keep(self, name: str, work: Callable[[AbstractConnection], Awaitable[None]]) -> None:
         """Run ``work`` with a connection, and again with a new one whenever it ends, until cancelled."""
+        is_away = False
         while True:
             try:
                 async with await self.connect() as connection:
+                    if is_away:
+                        logger.info("%s: the broker is back", name)
+                    is_away = False
                     await work(connection)
             except BROKER_ERRORS as error:
-                logger.warning("%s: the broker is away: %s", name, type(error).__name__)
+                if not is_away:
+                    logger.warning("%s: the broker is away: %s", name, type(error).__name__)
+                is_away = True
             except DatabaseUnavailable:
                 pass  # the transaction has logged it
             except asyncio.CancelledError:
@@ -76,7 +86,3 @@ class Broker:
                 if (task := asyncio.current_task()) is None or task.cancelling():
                     raise
             await asyncio.sleep(RECONNECT_SECONDS)
-
-
-def _waiting(queue: AbstractQueue) -> int:
-    return queue.declaration_result.message_count or 0

@@ -10,21 +10,25 @@ from uuid import UUID
 
 from aio_pika.abc import AbstractConnection, AbstractIncomingMessage, AbstractQueue, ConsumerTag
 
-from model_server.store.queue.broker import ANSWER_SECONDS, BROKER_ERRORS, Broker
+from model_server.store.queue.broker import ANSWER_SECONDS, BROKER_ERRORS, Broker, Prepare
 
 logger = logging.getLogger(__name__)
+
+FIRST_LOOK_SECONDS, LOOK_SECONDS = 2, 30
 
 
 class Consumer:
     """Holds up to ``most`` messages, delivered or taken; to a lost connection belong none but those that were taken."""
 
-    def __init__(self, broker: Broker, most: int, found_empty: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, broker: Broker, most: int, prepare: Prepare, found_empty: Callable[[], Awaitable[None]]) -> None:
         self._broker = broker
         self._most = most
+        self._prepare = prepare
         self._found_empty = found_empty
         self._delivered: dict[UUID, AbstractIncomingMessage] = {}
         self._taken: dict[UUID, AbstractIncomingMessage] = {}
         self._consuming: tuple[AbstractQueue, ConsumerTag] | None = None
+        self._has_received = False
         self._released = False
         self.work = asyncio.Event()
 
@@ -33,8 +37,7 @@ class Consumer:
         await self._broker.keep("receiving", self._receive_all)
 
     async def _receive_all(self, connection: AbstractConnection) -> None:
-        if not await self._broker.declare(connection):
-            await self._found_empty()
+        await self._prepare(connection)
         ended = asyncio.Event()
         channel = await connection.channel()
         channel.close_callbacks.add(lambda *_: ended.set())
@@ -45,12 +48,31 @@ class Consumer:
         try:
             if not self._released:
                 self._consuming = queue, await queue.consume(self._receive, timeout=ANSWER_SECONDS)
-            await ended.wait()
+            await self._look_until(ended, connection)
         finally:
             self._consuming = None
             self._delivered.clear()
 
+    async def _look_until(self, ended: asyncio.Event, connection: AbstractConnection) -> None:
+        """Now and then, where nothing comes, see whether the queue is empty indeed.
+
+        Right after its start a broker says so of any queue: what it held is delivered by the first look.
+        """
+        seconds = FIRST_LOOK_SECONDS
+        while True:
+            self._has_received = False
+            try:
+                async with asyncio.timeout(seconds):
+                    await ended.wait()
+                return
+            except TimeoutError:
+                seconds = LOOK_SECONDS
+            is_idle = not (self._has_received or self._delivered or self._taken or self._released)
+            if is_idle and await self._broker.waiting(connection) == 0:
+                await self._found_empty()
+
     async def _receive(self, message: AbstractIncomingMessage) -> None:
+        self._has_received = True
         try:
             prediction = UUID(message.body.decode())
         except ValueError:

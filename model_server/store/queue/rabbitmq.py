@@ -9,7 +9,9 @@ from contextlib import asynccontextmanager
 from typing import Any
 from uuid import UUID
 
+from aio_pika.abc import AbstractConnection
 from psycopg import AsyncConnection as DriverConnection
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from model_server.store.database import Database, driver_of
@@ -20,6 +22,9 @@ from model_server.store.queue.interface import Entry
 from model_server.store.queue.relay import Relay
 
 logger = logging.getLogger(__name__)
+
+DECLARING = 7_305_809_154_024
+"""Advisory lock of who makes the broker's queue; any constant, the same in every version."""
 
 
 class RabbitTransaction:
@@ -61,10 +66,10 @@ class RabbitQueue:
 
     def __init__(self, database: Database, broker: Broker, most: int, abandoned_seconds: float) -> None:
         self._database = database
-        self._lease_seconds = broker.lease_seconds
+        self._broker = broker
         self._abandoned_seconds = abandoned_seconds
-        self._relay = Relay(database, broker)
-        self._consumer = Consumer(broker, most, self._announce_again)
+        self._relay = Relay(database, broker, self._prepare)
+        self._consumer = Consumer(broker, most, self._prepare, self._announce_again)
         self.work = self._consumer.work
 
     async def announce(self, driver: DriverConnection[Any], predictions: Sequence[tuple[UUID, int]]) -> None:
@@ -100,12 +105,23 @@ class RabbitQueue:
         """Publish and receive until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._relay.run())
-            group.create_task(self._relay.take_over(self._lease_seconds))
+            group.create_task(self._relay.take_over(self._broker.lease_seconds))
             group.create_task(self._consumer.run())
 
     async def release(self) -> None:
         """Give back what was delivered and not taken."""
         await self._consumer.release()
+
+    async def _prepare(self, connection: AbstractConnection) -> None:
+        """Make the queue where there is none, to hold all that waits. One that is there is used as it is."""
+        if await self._broker.waiting(connection) is not None:
+            return
+        # One after the other: who comes second finds the queue, and announces nothing twice.
+        async with self._database.transaction() as transaction:
+            await transaction.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": DECLARING})
+            if await self._broker.waiting(connection) is None:
+                await self._announce_again()
+                await self._broker.declare(connection)
 
     async def _announce_again(self) -> None:
         """Announce everything anew that an empty queue should hold: it is new, or a broker has lost its data."""

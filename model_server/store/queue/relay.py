@@ -13,7 +13,7 @@ from model_server.errors import DatabaseUnavailable
 from model_server.store.database import Database
 from model_server.store.models import Record
 from model_server.store.queue import outbox
-from model_server.store.queue.broker import ANSWER_SECONDS, Broker
+from model_server.store.queue.broker import ANSWER_SECONDS, Broker, Prepare
 from model_server.store.queue.interface import LOWEST_URGENCY
 
 logger = logging.getLogger(__name__)
@@ -27,9 +27,10 @@ TAKE_OVER_SECONDS = 10
 class Relay:
     """Publishes what is due, each message confirmed by the broker before it is forgotten here."""
 
-    def __init__(self, database: Database, broker: Broker) -> None:
+    def __init__(self, database: Database, broker: Broker, prepare: Prepare) -> None:
         self._database = database
         self._broker = broker
+        self._prepare = prepare
         self.due = asyncio.Event()
 
     async def run(self) -> None:
@@ -37,7 +38,7 @@ class Relay:
         await self._broker.keep("publishing", self._publish_all)
 
     async def _publish_all(self, connection: AbstractConnection) -> None:
-        await self._broker.declare(connection)
+        await self._prepare(connection)
         async with connection.channel(publisher_confirms=True, on_return_raises=True) as channel:
             while not channel.is_closed:
                 self.due.clear()
