@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -377,15 +377,21 @@ Settings = TypeVar("Settings", bound=BaseSettings)
 def load(role: type[Settings], **overrides: Any) -> Settings:
     """Read one role's settings from the environment; options that are not None win over it.
 
-    Raises SettingsError with one line that names the first wrong variable.
+    Raises SettingsError with one line that names the first wrong variable, and tells its value if that is no secret.
     """
     given = {name: value for name, value in overrides.items() if value is not None}
     try:
         return role(**given)
     except ValidationError as error:
         first = error.errors()[0]
-        name = f"{ENV_PREFIX}{'_'.join(str(part) for part in first['loc'][:1]).upper()}"
-        raise SettingsError(f"{name}={first['input']!r} is not valid: {first['msg']}.") from None
+        field = "".join(str(part) for part in first["loc"][:1])
+        value = "" if _is_secret(role, field) else f"={first['input']!r}"
+        raise SettingsError(f"{ENV_PREFIX}{field.upper()}{value} is not valid: {first['msg']}.") from None
+
+
+def _is_secret(role: type[BaseSettings], field: str) -> bool:
+    known = role.model_fields.get(field)
+    return known is not None and SecretStr in {known.annotation, *get_args(known.annotation)}
 
 
 def markdown_table(role: type[BaseSettings]) -> str:

@@ -118,8 +118,9 @@ class TestHttp:
 
 @pytest.mark.parametrize("url", ["ftp://host/x", "http://", "nonsense"])
 def test_other_urls_are_refused_without_showing_them(url: str) -> None:
-    with pytest.raises(SettingsError, match="MODEL_SERVER_RESULT_SINK"):
+    with pytest.raises(SettingsError, match="MODEL_SERVER_RESULT_SINK") as refused:
         load(QueueProxySettings, result_sink=url)
+    assert url not in str(refused.value)
 
 
 @pytest.mark.parametrize("url", ["kafka://host:9092", "kafka://host/", "amqp://guest:secret@host/"])
