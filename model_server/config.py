@@ -348,7 +348,8 @@ class UpSettings(LogSettings):
 
     data_dir: Path = Field(
         Path("data"),
-        description="Folder that keeps the embedded database between runs; made where it is missing.",
+        description="Folder that keeps the embedded database between runs, what was rolled out, and the socket for "
+        "rollouts; made where it is missing.",
     )
     database_url: SecretStr | None = Field(
         None, description="PostgreSQL to use, as `postgresql://…`. Unset: one is started, with its data in the folder."

@@ -127,7 +127,9 @@ class Release:
         return [str(part) for part in (COMMAND, *arguments, *place)]
 
     def environment(self) -> dict[str, str]:
-        return environment_with({}) | {"KUBECONFIG": str(self.api.kubeconfig)}
+        # That the API server's certificate is nobody's would be warned of.
+        quiet = {"PYTHONWARNINGS": "ignore"}
+        return environment_with({}) | quiet | {"KUBECONFIG": str(self.api.kubeconfig)}
 
     def predictor(self, name: str = NAME) -> dict[str, Any]:
         found: dict[str, Any] = self.api.get("inferenceservice", name, self.namespace)["spec"]["predictor"]

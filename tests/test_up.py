@@ -160,7 +160,7 @@ def test_database_of_ones_own_is_used_and_left_running(folder: Path) -> None:
             reply = httpx.post(system.predict_url, content=PHOTO, headers=IMAGE | {"Prefer": "respond-async, wait=20"})
             assert reply.json()["status"] == "succeeded"
         assert system.process.returncode == 0
-        assert not system.data.exists()
+        assert not (system.data / "postgres").exists()
         with psycopg.connect(url) as connection:
             assert connection.execute("SELECT count(*) FROM predictions").fetchone() == (1,)
 
