@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -23,7 +22,7 @@ from sqlalchemy.engine import URL, make_url
 
 from model_server.store.embedded import embedded_postgres
 from model_server.store.migrate import migrate
-from rabbit import Rabbit
+from rabbit import Rabbit, server_program
 
 REPOSITORY = Path(__file__).parent.parent
 IMAGENET = REPOSITORY.parent / "shared" / "data" / "imagenet"
@@ -198,7 +197,7 @@ def shared_rabbit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rabbit]:
 
 @contextlib.contextmanager
 def running_rabbit(folder: Path) -> Iterator[Rabbit]:
-    if not shutil.which("rabbitmq-server"):
+    if not server_program():
         pytest.skip("rabbitmq-server is not installed")
     folder.mkdir()
     broker = Rabbit(folder, free_port(), free_port(), free_port())

@@ -44,9 +44,11 @@ class Rabbit:
             "ERL_EPMD_ADDRESS": "127.0.0.1",
             "ERL_EPMD_PORT": str(self.names_port),
         }
+        program = server_program()
+        assert program
         with (self.folder / "out").open("ab") as output:
             self.process = subprocess.Popen(
-                [server_program()],
+                [program],
                 env=environment,
                 stdout=output,
                 stderr=output,
@@ -123,7 +125,7 @@ class Rabbit:
         return messages
 
 
-def server_program() -> str:
+def server_program() -> str | None:
     """Return RabbitMQ's own script; Debian's in the PATH would change to a user of its own."""
     inside = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
-    return str(inside) if inside.exists() else str(shutil.which("rabbitmq-server"))
+    return str(inside) if inside.exists() else shutil.which("rabbitmq-server")
