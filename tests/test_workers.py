@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import concurrent.futures
 import json
+import os
 import shutil
 import signal
+import threading
 import time
 
 import httpx
+import numpy as np
 import psutil
 import pytest
 
 from conftest import DEFAULT_BUNDLE, Server
+from model_server import runtimes
 from pictures import b64, draw, encode
 
 PHOTO = encode(draw())
@@ -125,3 +129,18 @@ def test_ctrl_c_that_reaches_the_workers_too_loses_no_request(two_workers):
             process.send_signal(signal.SIGINT)
         assert request.result().status_code == 200
     assert two_workers.process.wait(20) == 0
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="there is one core")
+def test_openvino_leaves_the_choice_of_the_core_to_the_system() -> None:
+    """Each worker process would pin its inference to the first core: all of them would share that one."""
+    network = runtimes.load("openvino", DEFAULT_BUNDLE / "model.tflite", threads=1)
+    infer, image = network.session(), np.zeros((1, network.height, network.width, 3), network.dtype)
+    allowed, seen = os.sched_getaffinity(0), []
+    with concurrent.futures.ThreadPoolExecutor(1) as executor:
+        thread = executor.submit(threading.get_native_id).result()
+        busy = executor.submit(lambda: [infer(image) for _ in range(300)])
+        while not busy.done():
+            seen.append(os.sched_getaffinity(thread))
+    assert len(seen) > 10
+    assert all(cores == allowed for cores in seen)

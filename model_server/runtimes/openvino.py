@@ -31,6 +31,8 @@ class OpenVINOModel:
             "NUM_STREAMS": str(threads),
             "INFERENCE_NUM_THREADS": str(threads),
             "INFERENCE_PRECISION_HINT": "f32",
+            # Each process would pin its threads to the first cores: workers that are processes would share one.
+            "ENABLE_CPU_PINNING": "NO",
         }
         self._compiled = core.compile_model(model, "CPU", options)
         self.dtype = checked_dtype(artifact, self._compiled.input(0).get_element_type().to_dtype().name)
