@@ -147,7 +147,10 @@ def picture(file: Path, report: Path, words: str) -> str:
 def measured_on(results_file: Path) -> str:
     """Return the machine and day that the results were begun on."""
     first = json.loads(results_file.read_text(encoding="utf-8").splitlines()[0])
-    return f"Measured on {first['measured_on']}."
+    others = [figures["others_cores"] for figures in scaling.read(results_file).values() if "others_cores" in figures]
+    disturbed = sum(cores > scaling.OTHERS_CORES for cores in others)
+    quiet = f"In {disturbed} of {len(others)} cells other processes took more than {scaling.OTHERS_CORES:g} cores."
+    return f"Measured on {first['measured_on']}. {quiet}"
 
 
 def main() -> None:
