@@ -36,9 +36,9 @@ PREFER = {"direct": "", "sync": "", "async": "Prefer: respond-async, wait=50\r\n
 DIRECT = "direct"
 """Past the queue-proxy."""
 LIGHT = 0.1
-OPEN_LOOP_SHARES = (LIGHT, 0.35, 0.55, 0.75)
+OPEN_LOOP_SHARES = (LIGHT, 0.3, 0.45, 0.6, 0.75)
 """Of the most requests/s that a closed loop reached."""
-OPEN_LOOP_ROUNDS = 4
+OPEN_LOOP_ROUNDS = 3
 """The median of so many: a p95 near saturation moves slowly, and something else may run on the machine."""
 OPEN_LOOP_SECONDS = 1.6
 """Times as long as a closed cell, each round."""

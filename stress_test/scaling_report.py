@@ -149,10 +149,8 @@ def measured_on(results_file: Path) -> str:
     first = json.loads(results_file.read_text(encoding="utf-8").splitlines()[0])
     others = [figures["others_cores"] for figures in scaling.read(results_file).values() if "others_cores" in figures]
     disturbed = sum(cores > scaling.OTHERS_CORES for cores in others)
-    return (
-        f"Measured on {first['measured_on']}. In {disturbed} of the {len(others)} cells that were watched for it, other "
-        f"processes took over {scaling.OTHERS_CORES:g} cores."
-    )
+    watched = f" In {disturbed} of {len(others)} cells other processes took over {scaling.OTHERS_CORES:g} cores."
+    return f"Measured on {first['measured_on']}.{watched if others else ''}"
 
 
 def main() -> None:
