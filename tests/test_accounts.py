@@ -263,7 +263,7 @@ def test_injection_in_a_text_comes_back_as_text(opened: Accounts, text: str) -> 
     assert person.send("POST", "/inference/image", json=document).status_code == 200
     form = {"command": "predict", "metadata": json.dumps({"request_id": text})}
     classified = person.send("POST", "/inference", data=form, files={"image": (text, photo())})
-    assert classified.json()["request_id"] == text
+    assert classified.status_code == 400, "it would be the name of a line in the log"
     asked = submit(person, **{"Idempotency-Key": text.encode(), "X-Request-Id": text.encode()})
     assert asked.status_code in {200, 400}, asked.text
     for path in (f"/v1/models/{quote(text, safe='')}", f"/v1/predictions?status={quote(text)}&cursor={quote(text)}"):

@@ -63,10 +63,18 @@ def document(figures: Figures, scope: Scope, picture: Callable[[Record], dict[st
         "from": _day(scope.first),
         "to": _day(scope.last),
         "caution": CAUTION,
-        "versions": [_version(key, versions[key]) for key in sorted(versions)],
+        "versions": [
+            _version(key, versions[key]) for key in sorted(versions, key=lambda key: _in_time(key, versions[key]))
+        ],
         "agreement": _agreement(figures.agreement),
         "mistakes": [picture(row) for row in figures.mistakes],
     }
+
+
+def _in_time(key: Key, version: _Version) -> tuple[str, date, str]:
+    """Return what puts a model's versions in the order in which they appeared."""
+    model, name = key
+    return model, min(version.days, default=date.max), name
 
 
 def _versions(figures: Figures) -> dict[Key, _Version]:

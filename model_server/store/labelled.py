@@ -17,28 +17,31 @@ from model_server.store.report import JUDGED, Scope, begin_snapshot
 ROWS_AT_ONCE = 500
 IMAGES_AT_ONCE, BYTES_AT_ONCE = 64, 4 << 20
 
-# A tie has no label, and neither has a picture of which all that is known is what it does not show.
+# A tie has no label, and neither has a picture of which all that is known is what it does not show. Windows and no
+# joins of steps: how many rows each has is beyond the planner, which then takes nested loops.
 _LABELLED = text(f"""
     WITH judged AS (
       SELECT DISTINCT ON (image_sha256, author) * FROM feedback
       WHERE image_sha256 IS NOT NULL AND is_right IS NOT NULL AND {JUDGED}
       ORDER BY image_sha256, author, updated_at DESC
     ), counted AS (
-      SELECT image_sha256, correct_class, count(*) AS votes,
-        rank() OVER (PARTITION BY image_sha256 ORDER BY count(*) DESC) AS place
-      FROM judged WHERE correct_class IS NOT NULL GROUP BY 1, 2
-    ), labels AS (
-      SELECT image_sha256, min(correct_class) AS label, min(votes) AS votes FROM counted
-      WHERE place = 1 GROUP BY 1 HAVING count(*) = 1
+      SELECT *, count(correct_class) OVER (PARTITION BY image_sha256, correct_class) AS named FROM judged
+    ), ranked AS (
+      SELECT *, max(named) OVER (PARTITION BY image_sha256) AS most FROM counted
+    ), decided AS (
+      SELECT *, count(*) OVER picture AS judges,
+        min(correct_class) FILTER (WHERE named = most) OVER picture AS label,
+        max(correct_class) FILTER (WHERE named = most) OVER picture AS other
+      FROM ranked WINDOW picture AS (PARTITION BY image_sha256)
     ), newest AS (
       SELECT DISTINCT ON (image_sha256) image_sha256, prediction_id, model, model_version, predicted_class, score,
-        count(*) OVER (PARTITION BY image_sha256) AS judges
-      FROM judged ORDER BY image_sha256, updated_at DESC, id
+        judges, CASE WHEN label = other THEN label END AS label,
+        CASE WHEN label = other THEN most ELSE 0 END AS votes
+      FROM decided ORDER BY image_sha256, updated_at DESC, id
     )
-    SELECT newest.*, labels.label, coalesce(labels.votes, 0) AS votes, images.media_type,
-      coalesce(images.size, octet_length(images.content)) AS bytes
-    FROM newest JOIN images ON images.sha256 = newest.image_sha256 LEFT JOIN labels USING (image_sha256)
-    WHERE labels.label IS NOT NULL OR NOT CAST(:labelled AS boolean)
+    SELECT newest.*, images.media_type, coalesce(images.size, octet_length(images.content)) AS bytes
+    FROM newest JOIN images ON images.sha256 = newest.image_sha256
+    WHERE newest.label IS NOT NULL OR NOT CAST(:labelled AS boolean)
     ORDER BY image_sha256
 """)  # noqa: S608 - our own conditions
 

@@ -68,16 +68,18 @@ _AGREEMENT = text(f"""
     WITH judged AS (
       SELECT coalesce(image_sha256, uuid_send(prediction_id)) AS picture, author, correct_class, updated_at
       FROM feedback WHERE correct_class IS NOT NULL AND prediction_id IS NOT NULL AND {JUDGED}
+    ), several AS (
+      SELECT *, count(*) OVER (PARTITION BY picture) AS words FROM judged
     ), votes AS (
-      SELECT DISTINCT ON (picture, author) picture, correct_class FROM judged
-      WHERE picture IN (SELECT picture FROM judged GROUP BY picture HAVING count(*) > 1)
+      SELECT DISTINCT ON (picture, author) picture, correct_class FROM several WHERE words > 1
       ORDER BY picture, author, updated_at DESC
     ), counted AS (
-      SELECT picture, correct_class, count(*) AS n FROM votes GROUP BY 1, 2
+      SELECT picture, correct_class, count(*) AS n, sum(count(*)) OVER (PARTITION BY picture) AS judges
+      FROM votes GROUP BY 1, 2
     ), pictures AS (
-      SELECT picture, sum(n)::bigint AS n, sum(n * n)::bigint AS squares FROM counted GROUP BY 1 HAVING sum(n) > 1
+      SELECT sum(n)::bigint AS n, sum(n * n)::bigint AS squares FROM counted WHERE judges > 1 GROUP BY picture
     ), classes AS (
-      SELECT sum(counted.n)::bigint AS n FROM counted JOIN pictures USING (picture) GROUP BY correct_class
+      SELECT sum(n)::bigint AS n FROM counted WHERE judges > 1 GROUP BY correct_class
     )
     SELECT count(*) AS pictures, count(*) FILTER (WHERE squares = n * n) AS unanimous,
       coalesce(sum(n), 0)::bigint AS votes, coalesce(sum((n * n - squares)::float / (n - 1)), 0) AS disagreement,

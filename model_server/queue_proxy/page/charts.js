@@ -1,7 +1,8 @@
 // Charts as SVG, drawn by hand: shares with their intervals, over time and beside each other.
 
 const SVG = "http://www.w3.org/2000/svg";
-const WIDTH = 720, HEIGHT = 260, LEFT = 44, RIGHT = 12, TOP = 10, BOTTOM = 28;
+const HEIGHT = 260, LEFT = 44, RIGHT = 12, TOP = 10, BOTTOM = 28;
+const DAY_MARK = 80; // The pixels that a day's name takes, with the space around it.
 const DAY = 86_400_000;
 const DATE = new Intl.DateTimeFormat("en", { day: "numeric", month: "short", timeZone: "UTC" });
 
@@ -22,28 +23,31 @@ export function interval({ share, low, high }) {
     make("circle", { class: "point", cx: at(share), cy: 8, r: 4 }));
 }
 
-/** Draw lines over days: `series` is [{name, days: [{day, accuracy: {share, low, high}}]}], drawn in classes s0, s1 … */
-export function overTime(series, description) {
+/**
+ * Draw lines over days, `width` pixels wide: `series` is [{name, days: [{day, accuracy: {share, low, high}}]}], drawn in
+ * classes s0, s1 …
+ */
+export function overTime(series, width, description) {
   const times = series.flatMap(({ days }) => days.map(({ day }) => Date.parse(day)));
   const first = Math.min(...times), last = Math.max(...times, first + DAY);
-  const x = (day) => LEFT + ((Date.parse(day) - first) / (last - first)) * (WIDTH - LEFT - RIGHT);
+  const x = (day) => LEFT + ((Date.parse(day) - first) / (last - first)) * (width - LEFT - RIGHT);
   const y = (share) => TOP + (1 - share) * (HEIGHT - TOP - BOTTOM);
-  const parts = [...shareLines(y), ...dayMarks(first, last, x)];
+  const parts = [...shareLines(width, y), ...dayMarks(first, last, width, x)];
   series.forEach(({ days }, number) => parts.push(band(days, number, x, y)));
   series.forEach(({ name, days }, number) => parts.push(line(name, days, number, x, y)));
-  return make("svg", { class: "chart", viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": description }, ...parts);
+  return make("svg", { class: "chart", viewBox: `0 0 ${width} ${HEIGHT}`, role: "img", "aria-label": description }, ...parts);
 }
 
-function shareLines(y) {
+function shareLines(width, y) {
   return [0, 0.25, 0.5, 0.75, 1].flatMap((share) => [
-    make("line", { class: "axis", x1: LEFT, x2: WIDTH - RIGHT, y1: y(share), y2: y(share) }),
+    make("line", { class: "axis", x1: LEFT, x2: width - RIGHT, y1: y(share), y2: y(share) }),
     make("text", { class: "tick", x: LEFT - 8, y: y(share) + 4, "text-anchor": "end" }, `${share * 100}%`),
   ]);
 }
 
-function dayMarks(first, last, x) {
+function dayMarks(first, last, width, x) {
   const days = Math.round((last - first) / DAY);
-  const step = Math.max(1, Math.ceil(days / 6));
+  const step = Math.max(1, Math.ceil((days * DAY_MARK) / width));
   const marks = [];
   for (let day = 0; day <= days; day += step) {
     const time = new Date(first + day * DAY);

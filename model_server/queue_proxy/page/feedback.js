@@ -1,5 +1,6 @@
 // The feedback service, seen from the page.
 
+import { policy } from "./accounts.js";
 import { ask } from "./api.js";
 import * as session from "./session.js";
 
@@ -19,6 +20,7 @@ export async function mine(cursor = null) {
 
 /** Return one's newest feedback, as far as it can be had without asking anybody to log in. */
 export async function newest() {
+  if (session.current() === null && (await policy()).mode === "accounts") return { feedback: [] };
   return (await ask(`/feedback/?limit=${PAGE}`, {}, { alone: session.current() === null })).json();
 }
 

@@ -6,6 +6,7 @@ const clone = (id) => document.getElementById(id).content.cloneNode(true);
 const said = new Map(); // prediction id → the feedback that was given
 const labels = new Map(); // model and version → a promise of its classes
 
+let unavailable = ""; // why nothing can be said now, as far as is known
 const recalled = recall();
 
 /** Fetch what was said on earlier visits; what cannot be had now is not needed. */
@@ -16,7 +17,16 @@ async function recall() {
     }
   } catch (problem) {
     console.info("earlier feedback cannot be shown:", problem.title);
+    if (isAway(problem)) unavailable = awayWords(problem);
   }
+}
+
+function isAway({ title, status }) {
+  return Boolean(title) && (status === 0 || status >= 500);
+}
+
+function awayWords({ detail }) {
+  return `Feedback is unavailable: ${detail}`;
 }
 
 /** Return what was said of a prediction, in words. */
@@ -55,8 +65,8 @@ export class Judge {
     this.form.hidden = true;
     this.question.hidden = Boolean(this.#entry);
     this.change.hidden = !this.#entry;
-    this.words.textContent = this.#entry ? verdict(this.#entry) : "";
-    this.element.classList.remove("failed");
+    this.words.textContent = this.#entry ? verdict(this.#entry) : unavailable;
+    this.element.classList.toggle("failed", !this.#entry && unavailable !== "");
     if (focus) (this.#entry ? this.change : this.question.querySelector("button")).focus();
   }
 
@@ -69,6 +79,8 @@ export class Judge {
 
   #open(isRight) {
     this.isRight = isRight;
+    this.words.textContent = "";
+    this.element.classList.remove("failed");
     this.question.hidden = true;
     this.form.hidden = false;
     this.form.querySelector(".judge-class").hidden = isRight;
@@ -106,6 +118,7 @@ export class Judge {
       const about = { prediction_id: this.result.id, image_file_name: this.fileName.slice(0, 255) };
       const entry = await feedback.give({ ...about, feedback: this.comment.value.trim(), ...verdict });
       said.set(this.result.id, entry);
+      unavailable = "";
       this.#rest(true);
       this.announce(`Thank you. ${this.words.textContent}`);
     } catch (problem) {
@@ -123,7 +136,7 @@ export class Judge {
 
   #fail(problem) {
     if (!problem.title) throw problem;
-    const words = problem.status === 0 || problem.status >= 500 ? `Feedback is unavailable: ${problem.detail}` : problem.detail;
+    const words = isAway(problem) ? awayWords(problem) : problem.detail;
     this.words.textContent = words;
     this.element.classList.add("failed");
     this.announce(words);

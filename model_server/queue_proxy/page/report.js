@@ -10,6 +10,7 @@ const MOST_CLASSES = 14; // More would be too small to read: those that are conf
 const SERIES = 6;
 const OTHER = "something else";
 let latest = 0;
+let redraw = () => {};
 
 async function load() {
   const filters = Object.fromEntries(new FormData(byId("filters")));
@@ -32,11 +33,12 @@ function say(words) {
 
 function show(report) {
   const judged = report.versions.filter(({ accuracy }) => accuracy.total > 0);
+  redraw = () => showTime(judged);
   offerFilters(report);
   byId("report").hidden = report.versions.length === 0;
   say(report.versions.length ? "" : "There are no predictions in this time.");
   showVersions(report);
-  showTime(judged);
+  redraw();
   showConfusion(judged);
   showMistakes(report.mistakes);
 }
@@ -71,7 +73,7 @@ function versionRow(version) {
   const accuracy = cell(words(version.accuracy));
   if (version.accuracy.share !== null) accuracy.prepend(charts.interval(version.accuracy));
   const judged = `${COUNT.format(version.judged.count)}${version.judged.share === null ? "" : ` (${percent(version.judged.share)})`}`;
-  row.append(heading, cell(COUNT.format(version.predictions)), cell(judged), accuracy, cell(COUNT.format(version.disputed)));
+  row.append(heading, accuracy, cell(judged), cell(COUNT.format(version.predictions)), cell(COUNT.format(version.disputed)));
   return row;
 }
 
@@ -96,7 +98,8 @@ function showTime(judged) {
     return;
   }
   const description = series.map((one) => `${one.name}: ${one.days.length} days`).join("; ");
-  byId("time").replaceChildren(charts.overTime(series, `Share of right answers over time. ${description}. The table below has the numbers.`));
+  const width = Math.max(300, byId("time").clientWidth);
+  byId("time").replaceChildren(charts.overTime(series, width, `Share of right answers over time. ${description}. The table below has the numbers.`));
   const rows = series.flatMap((one) => one.days.map(({ day, accuracy }) => [one.name, day, words(accuracy), COUNT.format(accuracy.total)]));
   byId("time-table").replaceChildren(table(["Version", "Day", "Right", "Judged"], rows));
 }
@@ -120,7 +123,8 @@ function showConfusion(judged) {
   const select = byId("confusion-version");
   const before = select.value;
   select.replaceChildren(...judged.map((version) => new Option(name(version))));
-  select.value = judged.some((version) => name(version) === before) ? before : judged.at(-1) ? name(judged.at(-1)) : "";
+  const most = judged.reduce((one, other) => (other.judged.count > one.judged.count ? other : one), judged[0]);
+  select.value = judged.some((version) => name(version) === before) ? before : most ? name(most) : "";
   select.onchange = () => drawConfusion(judged.find((version) => name(version) === select.value));
   select.onchange();
 }
@@ -191,5 +195,6 @@ function mistake(entry) {
 }
 
 byId("filters").addEventListener("change", load);
+addEventListener("resize", () => redraw());
 byId("filters").addEventListener("submit", (event) => event.preventDefault());
 load();
