@@ -20,8 +20,8 @@ from locust import FastHttpUser, User, constant, events, task
 
 import photographs
 import progress_line
-import shapes
 import slo
+from locust_shape import shape
 from photographs import Photograph
 from requests_checked import JSON, Wrong, check_v1, check_v2, v1_base64, v2
 from stress_settings import StressSettings
@@ -36,7 +36,7 @@ FINISHED = frozenset({"succeeded", "failed", "cancelled"})
 if SETTINGS.grpc:
     from grpc_client import GrpcClient
 if SETTINGS.shape:
-    Shape = shapes.shape(SETTINGS.shape, SETTINGS.users, SETTINGS.seconds)
+    Shape = shape(SETTINGS.shape, SETTINGS.users, SETTINGS.seconds)
 
 
 def picture() -> Photograph:

@@ -1,14 +1,11 @@
 """How many users there are when: steps, spike, ramp, soak.
 
-Each is a function of the elapsed share of the test, 0..1, to a share of the users, and a Locust shape around it.
+Each is a function of the elapsed share of the test, 0..1, to a share of the users.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar
-
-from locust import LoadTestShape
 
 STEPS = 4
 SPIKE_BASE = 0.1
@@ -44,17 +41,3 @@ def users_at(function: Callable[[float], float], seconds: float, most: int, leng
     if seconds >= length:
         return None
     return max(1, round(most * function(seconds / length)))
-
-
-def shape(name: str, most: int, length: float) -> type[LoadTestShape]:
-    """Return the Locust shape of that name with at most ``most`` users, over ``length`` seconds."""
-
-    class Shape(LoadTestShape):  # type: ignore[misc]
-        abstract: ClassVar[bool] = False
-
-        def tick(self) -> tuple[int, float] | None:
-            users = users_at(FUNCTIONS[name], self.get_run_time(), most, length)
-            return None if users is None else (users, max(1, most))
-
-    Shape.__name__ = name.capitalize()
-    return Shape

@@ -83,7 +83,7 @@ def test_reply_with_a_wrong_class_or_none_is_a_failure(reply: object) -> None:
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("steps", [25, 25, 50, 75, 100]),
+        ("steps", [25, 25, 75, 75, 100]),
         ("spike", [10, 10, 100, 10, 10]),
         ("ramp", [1, 20, 50, 70, 99]),
         ("soak", [1, 100, 100, 100, 100]),
