@@ -29,6 +29,9 @@ IMAGENET = REPOSITORY.parent / "shared" / "data" / "imagenet"
 DEFAULT_BUNDLE = REPOSITORY / "model_server" / "default_model"
 START_SECONDS = 90
 
+_worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+_ports = iter(range(12_000 + _worker % 4 * 5_000 + os.getpid() % 1_000, 12_000 + (_worker % 4 + 1) * 5_000))
+
 
 @dataclass(frozen=True)
 class Server:
@@ -57,9 +60,11 @@ StartServer = Callable[..., contextlib.AbstractContextManager[Server]]
 
 
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
+    """Return a port that nobody else gets: not a worker of this run, nor a socket for which the kernel picks one."""
+    for port in _ports:
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    pytest.fail("no port is free")
 
 
 @contextlib.contextmanager

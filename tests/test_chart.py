@@ -121,7 +121,7 @@ def test_every_setting_can_be_given(component: str) -> None:
     schema = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))
     given = set(schema["definitions"][f"{component}Settings"]["properties"])
     by_chart = {"mode", "model_dir", "model_name", "predictors", "predictor_url", "feedback_url"}
-    by_chart |= {"database_url", "image_store"}
+    by_chart |= {"database_url", "image_store", "queue_name"}
     by_chart |= {name for name in role.model_fields if name.endswith(("_host", "_port"))}
     secret = {name for name, field in role.model_fields.items() if "SecretStr" in str(field.annotation)}
     assert given | by_chart | secret >= set(role.model_fields)

@@ -48,15 +48,10 @@ class Machine:
         shutil.copytree(REPOSITORY / "scripts", self.root / "scripts")
         for name in ("pyproject.toml", "constraints.txt"):
             shutil.copy(REPOSITORY / name, self.root)
-        browser = "#!/bin/bash\n"
-        for name, content in {
-            "python3": PYTHON,
-            "apt-get": APT_GET,
-            "sudo": SUDO,
-            "chromium": browser,
-            "helm": browser,
-        }.items():
+        for name, content in {"python3": PYTHON, "apt-get": APT_GET, "sudo": SUDO}.items():
             self.place(name, content)
+        for name in ("chromium", "helm", "rabbitmq-server"):
+            self.place(name, "#!/bin/bash\n")
 
     def place(self, name: str, content: str) -> None:
         (self._bin / name).write_text(content)
