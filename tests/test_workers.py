@@ -7,6 +7,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -144,3 +146,20 @@ def test_openvino_leaves_the_choice_of_the_core_to_the_system() -> None:
             seen.append(os.sched_getaffinity(thread))
     assert len(seen) > 10
     assert all(cores == allowed for cores in seen)
+
+
+def test_threads_that_load_a_model_at_once_do_not_lose_standard_error() -> None:
+    """LiteRT writes a notice there, which is kept away by exchanging the file behind it for a moment."""
+    program = """if True:
+        import os, sys
+        from concurrent.futures import ThreadPoolExecutor
+        from pathlib import Path
+        from model_server.runtimes.litert import load
+        model = load(Path(sys.argv[1]), 1)
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda _: model.session(), range(60)))
+        os.write(2, b"a complaint")
+    """
+    command = [sys.executable, "-c", program, str(DEFAULT_BUNDLE / "model.tflite")]
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert finished.stderr == "a complaint"

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,8 @@ from model_server.runtimes import Session, checked_dtype, checked_shape
 
 STDERR = 2
 NOTICE = b"INFO: Created TensorFlow Lite XNNPACK delegate"
+_stderr = Lock()
+"""Two that exchanged it at once would put back each other's."""
 
 
 class LiteRTModel:
@@ -62,8 +65,8 @@ def _without_notice() -> Iterator[None]:
 
     Whatever else is written meanwhile follows at the end.
     """
-    stderr = os.dup(STDERR)
-    with os.fdopen(os.memfd_create("stderr"), "w+b") as written:
+    with _stderr, os.fdopen(os.memfd_create("stderr"), "w+b") as written:
+        stderr = os.dup(STDERR)
         os.dup2(written.fileno(), STDERR)
         try:
             yield
