@@ -39,9 +39,6 @@ CALLBACK_HEADER = "Callback-Url"
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 CACHE_NAME = "queue-proxy"
 
-LINGER_SECONDS = 0.002
-"""While bodies are arriving, what has arrived waits so long for them: one transaction costs little more than a part."""
-
 ReadWork = Callable[[Scope, bytes, ServiceSettings], Awaitable[Work]]
 """Checks a body of one protocol."""
 
@@ -60,8 +57,7 @@ class SubmitRoute:
         self._resources = parts.resources
         self._predictions = predictions
         self._addresses = CallbackAddresses(settings)
-        self._arriving = 0
-        self._writer: Gatherer[Submission, Accepted | ModelServerError] = Gatherer(self._write, self._linger)
+        self._writer: Gatherer[Submission, Accepted | ModelServerError] = Gatherer(self._write)
 
     async def submit(self, request: Request, wishes: Preferences, read_work: ReadWork, caller: Caller) -> Response:
         """Answer 202 with the prediction, or 200 where it has ended within the preferred wait."""
@@ -88,12 +84,7 @@ class SubmitRoute:
 
         Return ``Cache-Status`` and the prediction's row.
         """
-        self._arriving += 1
-        try:
-            submission = await self._submission(scope, model, read, caller)
-            submission = await self._kept_outside(submission)
-        finally:
-            self._arriving -= 1
+        submission = await self._kept_outside(await self._submission(scope, model, read, caller))
         accepted = await self._writer.put(submission)
         body.release(scope)
         if isinstance(accepted, ModelServerError):
@@ -109,9 +100,6 @@ class SubmitRoute:
             return submission
         await self._images.keep(submission.image_sha256, submission.media_type, submission.image)
         return replace(submission, image=None)
-
-    def _linger(self) -> float:
-        return LINGER_SECONDS if self._arriving else 0
 
     async def _write(self, items: list[Submission]) -> Sequence[Accepted | ModelServerError]:
         return await submissions.submit(self._database, self._queue, items)
