@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from model_server.classifier import Picture
 from model_server.errors import InvalidInput
 from model_server.http.base64_text import decode_base64
+from model_server.predictor.json_arrays import to_array
 from model_server.predictor.v1 import check_count
 
 INPUT = "image"
@@ -144,7 +145,9 @@ def _pixels(tensor: InputTensor) -> NDArray[Any]:
             )
         return np.frombuffer(tensor.raw, dtype).reshape(tensor.shape)
     try:
-        values = np.array(tensor.values)
+        values = to_array(tensor.values or ())
+    except TypeError:
+        raise InvalidInput(f"The data of input {INPUT!r} is not made of numbers.") from None
     except (ValueError, OverflowError):
         raise InvalidInput(f"The data of input {INPUT!r} is neither flat nor of its shape.") from None
     if values.dtype.kind not in "iuf":

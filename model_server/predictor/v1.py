@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from model_server.classifier import Picture
 from model_server.errors import InvalidInput
 from model_server.http.base64_text import decode_base64
 from model_server.http.body import only_keys
+from model_server.predictor.json_arrays import to_array
 
 DEFAULT_TOP_K = 5
 
@@ -53,6 +52,8 @@ def _picture(item: Any, where: str) -> Picture:
 
 def _array(nested: list[Any], where: str) -> Picture:
     try:
-        return np.array(nested)
+        return to_array(nested)
+    except TypeError:
+        raise InvalidInput(f"{where}: the elements of an image array are numbers from 0 to 255.") from None
     except (ValueError, OverflowError):
         raise InvalidInput(f"{where} is not an array of height x width x 3: its rows differ in length.") from None

@@ -17,6 +17,7 @@ INPUT_FIELDS = {"name", "shape", "datatype", "parameters", "data"}
 INPUT_PARAMETERS = {"binary_data_size", "content_type"}
 OUTPUT_FIELDS = {"name", "parameters"}
 OUTPUT_PARAMETERS = {"binary_data"}
+LARGEST_COUNT = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ def parse(body: bytes, json_length: str, max_values: int) -> InferenceRequest:
     document = parse_json(body[:end], max_values)
     only_keys(document, REQUEST_FIELDS, "field")
     identifier = document.get("id")
-    if identifier is not None and not isinstance(identifier, str):
+    if identifier is not None and not (isinstance(identifier, str) and _is_text(identifier)):
         raise InvalidInput('"id" is a string.')
     parameters = _parameters(document, REQUEST_PARAMETERS, "the request")
     names, binary = _outputs(document, all_binary=parameters.get("binary_data_output") is True)
@@ -137,4 +138,13 @@ def _parameters(holder: dict[str, Any], allowed: set[str], where: str) -> dict[s
 
 
 def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= LARGEST_COUNT
+
+
+def _is_text(value: str) -> bool:
+    """Whether a string can be sent back: JSON may hold half a character."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
