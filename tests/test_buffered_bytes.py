@@ -9,7 +9,10 @@ from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 import httpx
+import numpy as np
 import pytest
+import tritonclient.grpc
+from tritonclient.utils import InferenceServerException
 
 from conftest import Server, StartServer
 from queue_server import IMAGE, Proxy, StubPredictor, answers, photo, running_proxy, slow
@@ -70,20 +73,24 @@ def test_a_body_beyond_the_limit_is_refused_before_it_is_read_and_room_is_given_
     server, headers = service
     announced = f"Content-Length: {PART}"
     with unfinished(server, headers, announced) as first:
+        first.sendall(bytes(PART - 1))
         time.sleep(0.2)
         with unfinished(server, headers, announced) as second:
             assert b" 503 " in status_line(second), "answered without a byte of the body"
         reply = ask(server, headers)
         assert (reply.status_code, reply.headers["Retry-After"], list(reply.json())) == (503, "2", ["error"])
         assert ask(server, headers, LIMIT - PART).status_code in {200, 202}, "what has room is served"
-        first.sendall(bytes(PART))
+        first.sendall(bytes(1))
         assert b" 503 " not in status_line(first)
         wait_until_accepted(server, headers)
-    with unfinished(server, headers, announced):
+    with unfinished(server, headers, announced) as gone:
+        gone.sendall(bytes(PART - 1))
         time.sleep(0.2)
         assert ask(server, headers).status_code == 503
-    wait_until_accepted(server, headers)  # that caller has gone
+    wait_until_accepted(server, headers)
     with unfinished(server, headers, announced) as stalled:
+        time.sleep(0.2)
+        assert ask(server, headers).status_code in {200, 202}, "who announces and sends nothing keeps nobody out"
         assert b" 408 " in status_line(stalled)
         wait_until_accepted(server, headers)
     assert ask(server, headers, 2 * LIMIT).status_code in {200, 202}, "a body alone may be larger than the limit"
@@ -103,6 +110,23 @@ def test_a_body_of_unknown_length_counts_as_it_arrives(service):
             second.sendall(chunk)
             assert b" 503 " in status_line(second)
     wait_until_accepted(server, headers)
+
+
+def test_grpc_and_http_share_the_limit(start_server: StartServer):
+    content = photo()
+    tensor = tritonclient.grpc.InferInput("image", [1], "BYTES")
+    tensor.set_data_from_numpy(np.array([content + bytes(PART - len(content))], dtype=np.object_))
+    with (
+        start_server(threads=1, **SETTINGS) as server,
+        tritonclient.grpc.InferenceServerClient(server.grpc) as triton,
+    ):
+        with unfinished(server, IMAGE, f"Content-Length: {PART}") as first:
+            first.sendall(bytes(PART - 1))
+            time.sleep(0.2)
+            with pytest.raises(InferenceServerException, match="as many bytes of request bodies"):
+                triton.infer(server.model, [tensor])
+        wait_until_accepted(server, IMAGE)
+        triton.infer(server.model, [tensor])
 
 
 def test_who_waits_for_a_queued_prediction_holds_no_body(tmp_path, database_url):

@@ -148,6 +148,11 @@ def test_grpc_takes_pixels_and_filters_outputs(server):
             "score",
             "scores",
         }
+        (version,) = triton.get_model_metadata(server.model).versions
+        for ask in (triton.is_model_ready, triton.get_model_metadata):
+            ask(server.model, version)
+            with pytest.raises(tritonclient.grpc.InferenceServerException, match="no version"):
+                ask(server.model, "999")
 
 
 def test_v2_echoes_the_id_and_sends_the_requested_outputs_as_asked(client, server):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from typing import Any, NoReturn
 
 from starlette.requests import ClientDisconnect
@@ -34,16 +35,22 @@ def header(scope: Scope, name: bytes) -> str:
 
 
 class Buffer:
-    """How many bytes of bodies a process holds, all requests together: at most ``most``, or one body of any size."""
+    """How many bytes of bodies a process holds, all requests together: at most ``most``, or one body of any size.
+
+    What has arrived counts, not what is announced: whoever announces much and sends nothing keeps nobody out.
+    """
 
     def __init__(self, most: int) -> None:
         self._most = most
         self._held = 0
 
-    def take(self, size: int) -> None:
-        """Count bytes that are to be read; raises Overloaded where there is no room for them."""
-        if self._held and self._held + size > self._most:
+    def check(self, size: int, own: int) -> None:
+        """Raise Overloaded where there is no room for more bytes of a request that has ``own`` already."""
+        if self._held > own and self._held + size > self._most:
             raise Overloaded("The server holds as many bytes of request bodies as it may. Try again later.")
+
+    def take(self, size: int) -> None:
+        """Count bytes that are held."""
         self._held += size
 
     def give_back(self, size: int) -> None:
@@ -58,8 +65,13 @@ class Share:
         self._buffer = buffer
         self._held = 0
 
+    def check(self, size: int) -> None:
+        """Raise Overloaded where there is no room for so many bytes more."""
+        self._buffer.check(size, self._held)
+
     def take(self, size: int) -> None:
         """Hold more; raises Overloaded where there is no room."""
+        self.check(size)
         self._buffer.take(size)
         self._held += size
 
@@ -84,10 +96,10 @@ async def read(scope: Scope, receive: Receive, settings: ServiceSettings, most: 
     limit = min(settings.max_body_bytes, most or settings.max_body_bytes)
     announced = check_announced(scope, limit)
     share: Share = scope[SHARE]
-    share.take(announced)
+    share.check(announced)
     try:
         async with asyncio.timeout(settings.body_timeout_seconds):
-            return await _read_parts(receive, limit, share, announced)
+            return await _read_parts(receive, limit, share)
     except TimeoutError:
         raise RequestTimeout(f"The body did not arrive within {settings.body_timeout_seconds:g} s.") from None
 
@@ -107,7 +119,7 @@ def check_announced(scope: Scope, limit: int) -> int:
     return announced
 
 
-async def _read_parts(receive: Receive, limit: int, share: Share, taken: int) -> bytes:
+async def _read_parts(receive: Receive, limit: int, share: Share) -> bytes:
     parts: list[bytes] = []
     size, more = 0, True
     while more:
@@ -118,9 +130,7 @@ async def _read_parts(receive: Receive, limit: int, share: Share, taken: int) ->
         size += len(parts[-1])
         if size > limit:
             raise PayloadTooLarge(f"The body has more than the {limit:,} bytes that are allowed.")
-        if size > taken:
-            share.take(size - taken)
-            taken = size
+        share.take(len(parts[-1]))
         more = message.get("more_body", False)
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
@@ -164,8 +174,7 @@ def only_keys(document: dict[str, Any], allowed: set[str], where: str) -> None:
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     document = dict(pairs)
     if len(document) != len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
+        (twice, _), *_ = Counter(key for key, _ in pairs).most_common(1)
         raise InvalidInput(f"The JSON has the key {twice[:64]!r} twice in one object.")
     return document
 

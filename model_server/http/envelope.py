@@ -51,11 +51,12 @@ class Meter(Protocol):
 class RequestEnvelope:
     """ASGI middleware: request id in and out, errors to replies, bytes held, one access line, one measurement."""
 
-    def __init__(self, app: ASGIApp, meter: Meter, settings: ServiceSettings) -> None:
+    def __init__(self, app: ASGIApp, meter: Meter, settings: ServiceSettings, buffer: Buffer | None = None) -> None:
+        """``buffer`` counts what others in this process hold besides."""
         self._app = app
         self._meter = meter
         self._retry_after_seconds = settings.retry_after_seconds
-        self._buffer = Buffer(settings.max_buffered_bytes)
+        self._buffer = buffer or Buffer(settings.max_buffered_bytes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""

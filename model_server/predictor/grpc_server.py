@@ -19,7 +19,9 @@ from kserve.protocol.model_repository_extension import ModelRepositoryExtension
 from model_server import telemetry
 from model_server.config import PredictorSettings
 from model_server.errors import Forbidden, ModelServerError, Overloaded, SettingsError
+from model_server.http.body import Buffer, Share
 from model_server.predictor import metrics
+from model_server.predictor.service import PredictorService
 from model_server.schema import REQUEST_ID_HEADER
 
 logger = logging.getLogger("model_server.access")
@@ -47,6 +49,28 @@ class ClosedRepository(ModelRepositoryExtension):  # type: ignore[misc]
         raise Forbidden(f"Unloading models by request is turned off; {model_name!r} was not touched.")
 
 
+class VersionedServicer(InferenceServicer):  # type: ignore[misc]
+    """The SDK's servicer, which knows nothing of versions."""
+
+    def __init__(self, data_plane: DataPlane, service: PredictorService) -> None:
+        super().__init__(data_plane, ClosedRepository(data_plane.model_registry))
+        self._service = service
+
+    async def ModelReady(self, request: Any, context: Any) -> Any:  # noqa: N802 - the protocol's name
+        """Whether the model is ready; NOT_FOUND for a version that is not served."""
+        if request.version:
+            self._service.require(request.name, request.version)
+        return await super().ModelReady(request, context)
+
+    async def ModelMetadata(self, request: Any, context: Any) -> Any:  # noqa: N802
+        """Return metadata with version and platform; NOT_FOUND for a version that is not served."""
+        model = self._service.require(request.name, request.version or None)
+        reply = await super().ModelMetadata(request, context)
+        reply.versions.append(self._service.version)
+        reply.platform = model.runtime
+        return reply
+
+
 def status_of(error: Exception) -> tuple[grpc.StatusCode, str]:
     """Return the gRPC status of an error and the sentence for the caller."""
     if isinstance(error, Overloaded):
@@ -63,7 +87,10 @@ def status_of(error: Exception) -> tuple[grpc.StatusCode, str]:
 
 
 class CallEnvelope(grpc.aio.ServerInterceptor):  # type: ignore[misc]
-    """What surrounds every call: its id, its errors, its access line, its measurements."""
+    """What surrounds every call: its id, its errors, the bytes it holds, its access line, its measurements."""
+
+    def __init__(self, buffer: Buffer) -> None:
+        self._buffer = buffer
 
     async def intercept_service(
         self, continuation: Callable[[Any], Awaitable[Any]], details: grpc.HandlerCallDetails
@@ -75,14 +102,14 @@ class CallEnvelope(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         answer, method = handler.unary_unary, details.method.rpartition("/")[2]
 
         async def answer_within_envelope(request: Any, context: grpc.aio.ServicerContext) -> Any:
-            return await _answer(answer, request, context, method)
+            return await _answer(answer, request, context, method, Share(self._buffer))
 
         return grpc.unary_unary_rpc_method_handler(
             answer_within_envelope, handler.request_deserializer, handler.response_serializer
         )
 
 
-async def _answer(answer: Callable[..., Awaitable[Any]], request: Any, context: Any, method: str) -> Any:
+async def _answer(answer: Callable[..., Awaitable[Any]], request: Any, context: Any, method: str, share: Share) -> Any:
     begun = time.perf_counter()
     given = dict(context.invocation_metadata() or ()).get(REQUEST_ID_HEADER.lower())
     telemetry.request_id.set(telemetry.accept_request_id(given if isinstance(given, str) else None))
@@ -90,6 +117,7 @@ async def _answer(answer: Callable[..., Awaitable[Any]], request: Any, context: 
     if method == INFER:
         metrics.IN_FLIGHT.labels(PROTOCOL).inc()
     try:
+        share.take(request.ByteSize())
         reply = await answer(request, context)
         code = grpc.StatusCode.OK
         return reply
@@ -99,6 +127,7 @@ async def _answer(answer: Callable[..., Awaitable[Any]], request: Any, context: 
             logger.exception("call failed")
         await context.abort(code, message)
     finally:
+        share.release()
         _record(method, code, time.perf_counter() - begun)
 
 
@@ -113,20 +142,21 @@ def _record(method: str, code: grpc.StatusCode, seconds: float) -> None:
     logger.log(level, "gRPC %s", method, extra={"status": code.name, "duration_ms": round(seconds * 1000, 2)})
 
 
-def build_grpc_server(data_plane: DataPlane, settings: PredictorSettings) -> grpc.aio.Server:
+def build_grpc_server(
+    data_plane: DataPlane, service: PredictorService, settings: PredictorSettings, buffer: Buffer
+) -> grpc.aio.Server:
     """Return a server bound to the gRPC port, not started; raises SettingsError where the port is taken."""
     # A tensor of the largest image and the message around it.
     limit = settings.max_body_bytes
     server = grpc.aio.server(
-        interceptors=(CallEnvelope(),),
+        interceptors=(CallEnvelope(buffer),),
         options=[
             ("grpc.max_receive_message_length", limit),
             ("grpc.max_send_message_length", limit),
             ("grpc.so_reuseport", 0),
         ],
     )
-    servicer = InferenceServicer(data_plane, ClosedRepository(data_plane.model_registry))
-    add_GRPCInferenceServiceServicer_to_server(servicer, server)
+    add_GRPCInferenceServiceServicer_to_server(VersionedServicer(data_plane, service), server)
     host = f"[{settings.predictor_host}]" if ":" in settings.predictor_host else settings.predictor_host
     try:
         server.add_insecure_port(f"{host}:{settings.predictor_grpc_port}")

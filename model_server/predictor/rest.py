@@ -8,13 +8,14 @@ from typing import Any
 import orjson
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route, Router
+from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from model_server.classifier import Picture, rank
 from model_server.config import PredictorSettings
 from model_server.errors import Forbidden, NotSupported, UnsupportedMediaType
 from model_server.http import body
+from model_server.http.routing import ErrorsRaisedRouter
 from model_server.predictor import tensors, v1, v2
 from model_server.predictor.service import PredictorService
 from model_server.schema import BINARY_HEADER, INSTANCE_COUNT_HEADER, MODEL_VERSION_HEADER, V1Reply
@@ -22,12 +23,12 @@ from model_server.schema import BINARY_HEADER, INSTANCE_COUNT_HEADER, MODEL_VERS
 LIVE = orjson.dumps({"live": True})
 
 
-def build_router(service: PredictorService, settings: PredictorSettings, sdk: ASGIApp) -> Router:
+def build_router(service: PredictorService, settings: PredictorSettings, sdk: ASGIApp) -> ErrorsRaisedRouter:
     """Return the routes that the SDK has wrong, slow or not at all; ``sdk`` answers the others."""
     routes = Routes(service, settings)
     model = "/v2/models/{model}"
     version = f"{model}/versions/{{version}}"
-    return Router(
+    return ErrorsRaisedRouter(
         [
             Route("/v1/models/{model}:predict", Endpoint(routes.predict), methods=["POST"]),
             *(Route(f"{path}/infer", Endpoint(routes.infer), methods=["POST"]) for path in (model, version)),

@@ -9,6 +9,7 @@ import sys
 import uvloop
 
 from model_server.config import PredictorSettings
+from model_server.http.body import Buffer
 from model_server.http.envelope import RequestEnvelope
 from model_server.http.server import Server, listen, stop_signal
 from model_server.predictor import rest, sdk
@@ -34,9 +35,10 @@ async def _serve(settings: PredictorSettings, workers: Workers) -> None:
     service = PredictorService(settings, workers)
     data_plane = sdk.build_data_plane(service, settings.max_instances)
     router = rest.build_router(service, settings, sdk.build_application(data_plane))
-    envelope = RequestEnvelope(router, InferenceMeter(), settings)
+    buffer = Buffer(settings.max_buffered_bytes)
+    envelope = RequestEnvelope(router, InferenceMeter(), settings, buffer)
     server = Server(envelope, settings.shutdown_grace_seconds)
-    grpc_server = build_grpc_server(data_plane, settings) if settings.predictor_grpc_port else None
+    grpc_server = build_grpc_server(data_plane, service, settings, buffer) if settings.predictor_grpc_port else None
     with listen(settings.predictor_host, settings.predictor_port, "PREDICTOR_PORT") as listener:
         if grpc_server:
             await grpc_server.start()
