@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import statistics
+import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from urllib.parse import quote
 
 import httpx
@@ -18,6 +20,7 @@ from accounts_server import PASSWORD, SECRET, Accounts, Person, running_accounts
 from conftest import cloned_database
 from pictures import b64
 from queue_server import ASYNC, IMAGE, MODEL, StubPredictor, answers, photo, rows
+from system import COMMAND
 from test_access import FORGERIES
 
 PREDICT = f"/v1/models/{MODEL}:predict"
@@ -336,6 +339,26 @@ def test_new_password_ends_old_tokens(opened: Accounts) -> None:
     assert opened.login(person.email, "another password").status_code == 200
 
 
+def test_commands_take_a_token_and_say_that_they_need_one(closed: Accounts, tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(photo())
+    command = [COMMAND, "submit", "--url", closed.url, "--model", MODEL, tmp_path / "a.jpg"]
+
+    def run(*options: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*command, *options], env=os.environ | environment, capture_output=True, text=True, timeout=60, check=False
+        )
+
+    refused = run()
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("model-server: ")
+    assert "token" in refused.stderr
+    assert refused.stderr.count("\n") == 1
+    token = closed.register().token
+    for accepted in (run("--token", token), run(MODEL_SERVER_TOKEN=token)):
+        assert accepted.returncode == 0, accepted.stderr
+        assert json.loads(accepted.stdout)["status"] == "succeeded"
+
+
 @pytest.fixture(scope="module")
 def limited(postgres: str, tmp_path_factory: pytest.TempPathFactory, stub: StubPredictor) -> Iterator[Accounts]:
     limits = {"login_attempts": 3, "login_attempts_per_address": 20, "login_attempts_per_account": 8}
@@ -360,9 +383,26 @@ class TestLimits:
         assert limited.login(email.upper(), **{"X-Forwarded-For": "10.0.0.1"}).status_code == 429
         assert limited.login(email, **{"X-Forwarded-For": "10.0.0.2"}).status_code == 200
 
+    def test_account_is_the_same_however_its_email_is_written(self, limited: Accounts) -> None:
+        ways = ["mallory@example.com", " mallory@example.com", "Mallory@\uff45xample.com", "MALLORY@example.com\t"]
+        got = [limited.login(way, "guess", **{"X-Forwarded-For": "10.0.0.6"}).status_code for way in ways]
+        assert got == [401, 401, 401, 429]
+
     def test_address_a_caller_invents_is_not_believed(self, limited: Accounts) -> None:
         got = [
             limited.login("eve@example.com", "guess", **{"X-Forwarded-For": f"1.1.1.{number}, 10.0.0.3"}).status_code
+            for number in range(4)
+        ]
+        assert got == [401, 401, 401, 429]
+
+    def test_line_that_a_proxy_adds_counts_and_not_the_caller_s(self, limited: Accounts) -> None:
+        form = {"username": "oscar@example.com", "password": "guess"}
+        got = [
+            httpx.post(
+                f"{limited.url}/login",
+                data=form,
+                headers=[("X-Forwarded-For", f"1.1.2.{number}"), ("X-Forwarded-For", "10.0.0.7")],
+            ).status_code
             for number in range(4)
         ]
         assert got == [401, 401, 401, 429]

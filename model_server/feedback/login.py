@@ -17,7 +17,6 @@ from model_server.http import body
 from model_server.http.client_address import from_neighbour
 from model_server.http.replies import json_response
 from model_server.store import users
-from model_server.store.models import Record
 
 FORM = "application/x-www-form-urlencoded"
 MOST_FIELDS = 16
@@ -51,31 +50,25 @@ class LoginRoutes:
     async def login(self, request: Request) -> Response:
         """Return a token for an e-mail and its password; which of the two is wrong is not said, nor to be measured."""
         email, password = await self._credentials(request)
-        address = from_neighbour(request.scope)
+        address, key = from_neighbour(request.scope), _key(email)
         try:
-            self._attempts.login(address, email.casefold())
+            # By what finds the account, or each way to write an e-mail would be given attempts of its own.
+            self._attempts.login(address, key or email.casefold())
         except TooManyRequests:
             metrics.LOGINS.labels("limited").inc()
             raise
-        row = await self._user(email)
+        row = await users.with_password(self._parts.database, key) if key else None
         right, renewed = await self._parts.passwords.verify(password, row.password_hash if row else None)
         if row is None or not right:
             metrics.LOGINS.labels("refused").inc()
             raise Unauthorized("E-mail or password is wrong.")
-        self._attempts.logged_in(address, email.casefold())
+        self._attempts.logged_in(address, key or email.casefold())
         if renewed:
             await users.rehash(self._parts.database, row.id, renewed)
         metrics.LOGINS.labels("succeeded").inc()
         token = await self._parts.authentication.issue(row.id)
         seconds = self._parts.settings.token_seconds
         return json_response({"access_token": token, "token_type": "bearer", "expires_in": seconds})
-
-    async def _user(self, email: str) -> Record | None:
-        try:
-            _, key = rules.email(email)
-        except Unprocessable:
-            return None  # what is no e-mail has no account
-        return await users.with_password(self._parts.database, key)
 
     async def _credentials(self, request: Request) -> tuple[str, str]:
         """Return username and password of the form (RFC 6749, section 4.3.2)."""
@@ -91,3 +84,11 @@ class LoginRoutes:
         if "username" not in form or "password" not in form:
             raise Unprocessable("The form needs username, which is the e-mail, and password.")
         return form["username"], form["password"]
+
+
+def _key(email: str) -> str | None:
+    """Return what an account is found by, None for what is no e-mail and has none."""
+    try:
+        return rules.email(email)[1]
+    except Unprocessable:
+        return None

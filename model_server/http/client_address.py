@@ -6,8 +6,6 @@ import ipaddress
 
 from starlette.types import Scope
 
-from model_server.http.body import header
-
 FORWARDED_FOR = "X-Forwarded-For"
 UNKNOWN = "unknown"
 NETWORK_BITS = 64
@@ -20,7 +18,7 @@ def client_address(scope: Scope, trusted_proxies: int) -> str:
     Each proxy appends whom it was asked by, so that only the last entries are beyond the caller's invention.
     """
     peer = scope.get("client")
-    given = header(scope, FORWARDED_FOR.lower().encode()) if trusted_proxies else ""
+    given = _forwarded_for(scope) if trusted_proxies else ""
     chain = [*(part.strip() for part in given.split(",") if part.strip()), peer[0] if peer else UNKNOWN]
     return chain[-1 - min(trusted_proxies, len(chain) - 1)]
 
@@ -48,3 +46,9 @@ def is_loopback(address: str) -> bool:
         return ipaddress.ip_address(address).is_loopback
     except ValueError:
         return False
+
+
+def _forwarded_for(scope: Scope) -> str:
+    """Return all lines of the header: a proxy may append a line of its own instead of to the last."""
+    wanted = FORWARDED_FOR.lower().encode()
+    return ",".join(value.decode("latin-1") for name, value in scope["headers"] if name == wanted)

@@ -12,7 +12,7 @@ from starlette.requests import Request
 
 from model_server.errors import InvalidInput
 
-DEFAULT_PAGE, LARGEST_PAGE = 20, 100
+DEFAULT_PAGE, LARGEST_PAGE, MOST_DIGITS = 20, 100, 3
 
 
 def limit(request: Request) -> int:
@@ -20,7 +20,7 @@ def limit(request: Request) -> int:
     given = request.query_params.get("limit")
     if given is None:
         return DEFAULT_PAGE
-    if not (given.isascii() and given.isdecimal() and 1 <= int(given[:4]) <= LARGEST_PAGE):
+    if not (given.isascii() and given.isdecimal() and len(given) <= MOST_DIGITS and 1 <= int(given) <= LARGEST_PAGE):
         raise InvalidInput(f"limit is an integer of 1 to {LARGEST_PAGE}, not {given[:32]!r}.")
     return int(given)
 
