@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +38,7 @@ UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 TURNED_SIDEWAYS = {5, 6, 7, 8}
+BAND_PIXELS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -117,11 +119,29 @@ def _orientation(picture: Image.Image) -> int:
 
 def _to_rgb(picture: Image.Image) -> Image.Image:
     if picture.mode.startswith("I"):  # 16 bits a sample: Pillow's own conversion would clip, not scale
-        return Image.fromarray((np.asarray(picture).clip(0, 0xFFFF) >> 8).astype(np.uint8)).convert("RGB")
+        return _in_bands(picture, _upper_byte)
     if picture.has_transparency_data:
-        layers = picture.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", layers.size, "white"), layers).convert("RGB")
+        return _in_bands(picture, _over_white)
     return picture if picture.mode == "RGB" else picture.convert("RGB")
+
+
+def _in_bands(picture: Image.Image, to_rgb: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """Convert by parts: what lies between takes up to four times the memory of what comes out."""
+    width, height = picture.size
+    converted = Image.new("RGB", picture.size)
+    rows = max(1, BAND_PIXELS // width)
+    for top in range(0, height, rows):
+        converted.paste(to_rgb(picture.crop((0, top, width, min(top + rows, height)))), (0, top))
+    return converted
+
+
+def _upper_byte(band: Image.Image) -> Image.Image:
+    return Image.fromarray((np.asarray(band).clip(0, 0xFFFF) >> 8).astype(np.uint8)).convert("RGB")
+
+
+def _over_white(band: Image.Image) -> Image.Image:
+    layers = band.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", layers.size, "white"), layers).convert("RGB")
 
 
 def _fit(picture: Image.Image, spec: InputSpec, orientation: int) -> NDArray[np.uint8]:

@@ -141,6 +141,17 @@ def test_half_transparent_black_over_white_is_grey() -> None:
     assert decode(encode(Image.new("RGBA", (8, 8), (0, 0, 0, 128)), "PNG"))[0, 0] == pytest.approx((127,) * 3, abs=1)
 
 
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_large_transparent_picture_is_laid_over_white_without_a_seam(mode: str) -> None:
+    """It is converted in parts, as the whole would take several times its memory."""
+    rows = np.add.outer(np.arange(1500), np.arange(1100)) % 256
+    bands = np.stack([rows, rows[::-1], 255 - rows, rows[:, ::-1]], axis=-1)
+    picture = Image.fromarray(bands.astype(np.uint8)).convert(mode)
+    layers = picture.convert("RGBA")
+    whole = Image.alpha_composite(Image.new("RGBA", layers.size, "white"), layers).convert("RGB")
+    assert (decode(encode(picture, "PNG")) == decode(encode(whole, "PNG"))).all()
+
+
 def test_palette_with_transparency_shows_white() -> None:
     picture = Image.new("P", (32, 32), 0)
     picture.putpalette([10, 20, 30, 200, 100, 50])
