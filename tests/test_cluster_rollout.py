@@ -20,6 +20,7 @@ import yaml
 from api_server import TOKEN, ApiServer, running_api_server
 from chart import CHART
 from conftest import environment_with
+from model_server.cluster import standing
 from system import COMMAND
 
 NAME = "release-image-classifier"
@@ -184,6 +185,18 @@ def knative(api: ApiServer, request: pytest.FixtureRequest) -> Iterator[Release]
     values = "model.storageUri=s3://models/1,kserve.mode=Knative,autoscaling.class=knative"
     with installed(api, f"test-{abs(hash(request.node.name)):x}", "--set", values) as release:
         yield release
+
+
+@pytest.mark.parametrize(("wanted", "before"), [("s3://models/1", "s3://models/12"), (None, "s3://models/12")])
+def test_nothing_is_ready_before_kserve_has_taken_the_change_up(wanted: str | None, before: str) -> None:
+    """The Deployment is still that of the model before, and all its pods are ready."""
+    spec = {"replicas": 1, "template": {"metadata": {"annotations": {SOURCE: before}}}}
+    status = {"observedGeneration": 1, "replicas": 1, "updatedReplicas": 1, "availableReplicas": 1}
+    deployment = {"metadata": {"generation": 1}, "spec": spec, "status": status}
+    service = {"status": {"conditions": [{"type": "Ready", "status": "True"}]}}
+    assert not standing.of_service(service, deployment, wanted, before).is_ready
+    spec["template"] = {"metadata": {"annotations": {SOURCE: wanted}}}
+    assert standing.of_service(service, deployment, wanted, before).is_ready
 
 
 def test_a_model_is_put_into_service_and_taken_back(standard: Release) -> None:

@@ -95,7 +95,7 @@ class Rollout:
         self.cluster.patch(INFERENCE_SERVICE, self.name, change)
         try:
             if _is_standard(service):
-                self._until(lambda: self._standing(self.name, uri))
+                self._until(lambda: self._standing(self.name, uri, _uri(service)))
             else:
                 self._until(lambda: standing.of_revision(self.cluster.get(INFERENCE_SERVICE, self.name), revision))
         except BaseException:
@@ -114,7 +114,7 @@ class Rollout:
             self.cluster.patch(INFERENCE_SERVICE, name, {"spec": {"predictor": {"model": model}}})
         share = canary.share(self.cluster.get(DEPLOYMENT, self.name))
         try:
-            self._until(lambda: self._standing(name, uri))
+            self._until(lambda: self._standing(name, uri, None))
             if self.cluster.find(SERVICE, f"{name}-model") is None:
                 of_stable = self.cluster.get(SERVICE, f"{self.name}-model")
                 self.cluster.create(SERVICE, canary.service(of_stable, self.name))
@@ -145,9 +145,9 @@ class Rollout:
         self.cluster.patch(DEPLOYMENT, self.name, canary.weights(self.name, per_cent), STRATEGIC)
         self._until(lambda: standing.of_deployment(self.cluster.get(DEPLOYMENT, self.name)))
 
-    def _standing(self, name: str, uri: str | None) -> Standing:
+    def _standing(self, name: str, uri: str | None, before: str | None) -> Standing:
         service = self.cluster.get(INFERENCE_SERVICE, name)
-        return standing.of_service(service, self.cluster.find(DEPLOYMENT, f"{name}-predictor"), uri)
+        return standing.of_service(service, self.cluster.find(DEPLOYMENT, f"{name}-predictor"), uri, before)
 
     def _until(self, look: Callable[[], Standing]) -> None:
         """Wait until it is ready, saying what changes; raises Conflict with the reason why it does not become so."""

@@ -21,12 +21,12 @@ class Standing:
     sentence: str
 
 
-def of_deployment(deployment: Document | None, wanted: str | None = None) -> Standing:
-    """Judge a Deployment's rollout; ``wanted`` is what its pods must mention, such as the URI of a model."""
+def of_deployment(deployment: Document | None, wanted: str | None = None, unwanted: str | None = None) -> Standing:
+    """Judge a Deployment's rollout, once its pods mention a model's URI, or, without one, no longer the one before."""
     if deployment is None:
         return Standing(False, None, "waiting for its Deployment")
     status, spec = deployment.get("status") or {}, deployment["spec"]
-    if wanted is not None and wanted not in json.dumps(spec["template"]):
+    if not _is_taken_up(spec["template"], wanted, unwanted):
         return Standing(False, None, "waiting for KServe to take up the change")
     if status.get("observedGeneration", 0) < deployment["metadata"]["generation"]:
         return Standing(False, None, "waiting for pods")
@@ -40,9 +40,9 @@ def of_deployment(deployment: Document | None, wanted: str | None = None) -> Sta
     return Standing(done, None, f"{updated} of {replicas} pods are new, {available} are ready, {old} old ones are left")
 
 
-def of_service(service: Document, deployment: Document | None, uri: str | None) -> Standing:
-    """Judge an InferenceService in mode Standard: its pods, and then what it says of itself."""
-    pods = of_deployment(deployment, uri)
+def of_service(service: Document, deployment: Document | None, uri: str | None, before: str | None) -> Standing:
+    """Judge an InferenceService in mode Standard, which is to serve ``uri`` after ``before``: its pods, then itself."""
+    pods = of_deployment(deployment, uri, before)
     reason = _failed_model(service) if deployment is None or not _waits_for_take_up(pods) else None
     if pods.failure or reason:
         return Standing(False, reason or pods.failure, pods.sentence)
@@ -66,6 +66,14 @@ def latest_revision(service: Document) -> str | None:
     predictor = (service.get("status") or {}).get("components", {}).get("predictor", {})
     name: str | None = predictor.get("latestCreatedRevision")
     return name
+
+
+def _is_taken_up(template: Document, wanted: str | None, unwanted: str | None) -> bool:
+    # Quoted, as s3://models/12 begins like s3://models/1.
+    text = json.dumps(template)
+    if wanted is not None:
+        return json.dumps(wanted) in text
+    return unwanted is None or json.dumps(unwanted) not in text
 
 
 def _waits_for_take_up(pods: Standing) -> bool:
