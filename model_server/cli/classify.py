@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 from model_server import config
+from model_server.cli.token_option import token_option
 from model_server.client import files
 from model_server.client.files import Answer, Model, Result
 from model_server.client.remote import RemoteModel
@@ -24,6 +25,7 @@ CLEAR_LINE = "\r\x1b[K"
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE…", type=click.Path(path_type=Path))
 @click.option("--url", help="Server to ask, such as http://127.0.0.1:8080. Without: classify in this process.")
 @click.option("--model", help="Model of that server. Without: its only one.")
+@token_option
 @click.option("--model-dir", type=click.Path(path_type=Path), help="Bundle to load. Without: the model in the package.")
 @click.option("--runtime", help="Runtime to load it with: litert, openvino, tensorflow or auto.")
 @click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="Classes to name for an image.")
@@ -33,6 +35,7 @@ def classify(
     images: tuple[Path, ...],
     url: str | None,
     model: str | None,
+    token: str | None,
     model_dir: Path | None,
     runtime: str | None,
     top: int,
@@ -49,14 +52,14 @@ def classify(
     if model and not url:
         raise click.UsageError("--model names a model of the server at --url; here --model-dir chooses one.")
     found = files.find(images)
-    chosen = _remote(url, model, top) if url else _local(model_dir, runtime, top)
+    chosen = _remote(url, model, top, token) if url else _local(model_dir, runtime, top)
     failed = _print_results(files.classify(chosen, found), WRITERS[style](), len(found))
     if failed:
         raise click.exceptions.Exit(1)
 
 
-def _remote(url: str, model: str | None, top: int) -> Model:
-    return RemoteModel(url, model, top)
+def _remote(url: str, model: str | None, top: int, token: str | None) -> Model:
+    return RemoteModel(url, model, top, token)
 
 
 def _local(model_dir: Path | None, runtime: str | None, top: int) -> Model:

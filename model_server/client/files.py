@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from model_server.errors import InvalidInput, ModelServerError, NotFound, Unavailable
+from model_server.errors import InvalidInput, ModelServerError, NotFound, Unauthorized, Unavailable
 from model_server.schema import IMAGE_SUFFIXES, Prediction
 
 
@@ -65,7 +65,7 @@ def classify(model: Model, files: Sequence[Path]) -> Iterator[Result]:
 def _classify_file(model: Model, file: Path) -> Result:
     try:
         return Result(file, model.classify(read(file)))
-    except (NotFound, Unavailable):
+    except (NotFound, Unauthorized, Unavailable):
         raise
     except ModelServerError as error:
         return Result(file, str(error))

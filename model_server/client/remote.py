@@ -21,9 +21,9 @@ class RemoteModel:
 
     parallel = PARALLEL
 
-    def __init__(self, url: str, model: str | None, top_k: int) -> None:
+    def __init__(self, url: str, model: str | None, top_k: int, token: str | None = None) -> None:
         """Check the URL and, where no model is named, ask the server for its only one."""
-        self._server = Server(url)
+        self._server = Server(url, token=token)
         self._top_k = top_k
         self.name = model or self._server.only_model()
 

@@ -14,7 +14,7 @@ from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
-from model_server.errors import InvalidInput, ModelServerError, NotFound, Unavailable
+from model_server.errors import InvalidInput, ModelServerError, NotFound, Unauthorized, Unavailable
 
 LONGEST_WAIT_SECONDS = 10
 TIMEOUT_SECONDS = 60
@@ -47,19 +47,21 @@ ONCE_BUSY = Patience(5, BUSY, losses=False)
 class Server:
     """One server; safe to be used by many threads, each with a connection of its own."""
 
-    def __init__(self, url: str, patience: Patience = ONCE_BUSY) -> None:
-        """Raise InvalidInput for what is not the URL of a server."""
+    def __init__(self, url: str, patience: Patience = ONCE_BUSY, token: str | None = None) -> None:
+        """Raise InvalidInput for what is not the URL of a server. ``token``: of a login, or an API key."""
         self._address = _address(url)
+        self._authorization = {"Authorization": f"Bearer {token}"} if token else {}
         self._patience = patience
         self._of_thread = threading.local()
         self._closed = threading.Event()
         self.url = url.rstrip("/")
 
     def ask(self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None) -> Reply:
-        """Return the answer; raises Unavailable when the patience is at its end, NotFound, InvalidInput."""
+        """Return the answer; raises Unavailable at the end of the patience, Unauthorized, NotFound, InvalidInput."""
+        headers = {**self._authorization, **(headers or {})}
         for attempt in range(1, self._patience.attempts):
             try:
-                reply = self._exchange(method, path, body, headers or {})
+                reply = self._exchange(method, path, body, headers)
             except Unavailable:
                 if not self._patience.losses:
                     raise
@@ -68,7 +70,7 @@ class Server:
             if reply.status not in self._patience.statuses:
                 return self._accept(reply)
             self._pause(_wait_seconds(reply.headers.get("Retry-After", ""), attempt))
-        return self._accept(self._exchange(method, path, body, headers or {}))
+        return self._accept(self._exchange(method, path, body, headers))
 
     def close(self) -> None:
         """End every pause between two attempts; what waits there raises Unavailable."""
@@ -130,6 +132,8 @@ class Server:
             message = str(json.loads(reply.body)["error"]).removeprefix("instances[0]: ")
         except (ValueError, TypeError, KeyError):
             message = f"{self.url} answered with status {reply.status}."
+        if reply.status == HTTPStatus.UNAUTHORIZED:
+            return Unauthorized(message)
         if reply.status == HTTPStatus.NOT_FOUND:
             return NotFound(message)
         if reply.status in self._patience.statuses:

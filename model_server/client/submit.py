@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from model_server.client import files
 from model_server.client.server import PASSING, Patience, Server
-from model_server.errors import ModelServerError, NotFound, Unavailable
+from model_server.errors import ModelServerError, NotFound, Unauthorized, Unavailable
 
 FOLLOWERS = 4
 POLL_SECONDS = 5
@@ -48,10 +48,10 @@ class Submission:
 class Queue:
     """One model's queue on a server; raises Unavailable where the server stays away for a minute."""
 
-    def __init__(self, url: str, model: str | None) -> None:
+    def __init__(self, url: str, model: str | None, token: str | None = None) -> None:
         """Check the URL and, where no model is named, ask the server for its only one, without that patience."""
-        self._server = Server(url, PERSISTENT)
-        self._path = f"/v1/models/{quote(model or Server(url).only_model(), safe='')}:predict"
+        self._server = Server(url, PERSISTENT, token)
+        self._path = f"/v1/models/{quote(model or Server(url, token=token).only_model(), safe='')}:predict"
 
     def send(self, submission: Submission) -> Submission:
         """Submit one file; the server's refusal of it, or an unreadable file, becomes ``refused``."""
@@ -62,7 +62,7 @@ class Queue:
         }
         try:
             reply = self._server.ask("POST", self._path, files.read(submission.file), headers)
-        except (NotFound, Unavailable):
+        except (NotFound, Unauthorized, Unavailable):
             raise
         except ModelServerError as error:
             return replace(submission, refused=str(error))
