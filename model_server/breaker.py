@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 from model_server.errors import Overloaded
 
@@ -59,7 +59,8 @@ class Breaker:
             if turn.done() and not turn.cancelled():
                 self._release()
             else:
-                self._queue.remove(turn)
+                with suppress(ValueError):  # _release has met it already
+                    self._queue.remove(turn)
             raise
 
     def _release(self) -> None:

@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsError as UnreadableSetting
 
 from model_server.errors import SettingsError
 
@@ -112,7 +113,7 @@ class PredictorSettings(ServiceSettings):
     max_image_pixels: int = Field(
         50_000_000,
         ge=1,
-        description="Most pixels of an image, read from its header before decoding. 50 million take 150 MB.",
+        description="Most pixels of an image, read from its header before decoding, for which 50 million take 400 MB.",
     )
 
 
@@ -388,6 +389,9 @@ def load(role: type[Settings], **overrides: Any) -> Settings:
         field = "".join(str(part) for part in first["loc"][:1])
         value = "" if _is_secret(role, field) else f"={first['input']!r}"
         raise SettingsError(f"{ENV_PREFIX}{field.upper()}{value} is not valid: {first['msg']}.") from None
+    except UnreadableSetting as error:
+        field = str(error).partition('"')[2].partition('"')[0]
+        raise SettingsError(f"{ENV_PREFIX}{field.upper()} is not valid JSON.") from None
 
 
 def _is_secret(role: type[BaseSettings], field: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -30,7 +31,7 @@ DEFAULT_BUNDLE = REPOSITORY / "model_server" / "default_model"
 START_SECONDS = 90
 
 _worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-_ports = iter(range(12_000 + _worker % 4 * 5_000 + os.getpid() % 1_000, 12_000 + (_worker % 4 + 1) * 5_000))
+_ports = iter(random.sample(range(12_000 + _worker % 4 * 5_000, 12_000 + (_worker % 4 + 1) * 5_000), 5_000))
 
 
 @dataclass(frozen=True)

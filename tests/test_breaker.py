@@ -60,6 +60,20 @@ def test_whoever_gives_up_waiting_gives_up_the_place():
     asyncio.run(run())
 
 
+def test_who_is_cancelled_while_a_slot_is_handed_over_is_just_cancelled():
+    async def run() -> None:
+        breaker, release = Breaker(1, 2), asyncio.Event()
+        tasks = [asyncio.create_task(hold(breaker, release)) for _ in range(2)]
+        await settle()
+        tasks[1].cancel()  # it has not run since when the slot is freed
+        release.set()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [type(result) for result in results] == [type(None), asyncio.CancelledError]
+        assert (breaker.in_flight, breaker.waiting) == (0, 0)
+
+    asyncio.run(run())
+
+
 def test_the_circuit_opens_after_failures_in_a_row_and_closes_when_the_other_side_is_back():
     async def run() -> None:
         back = False

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from model_server import config
-from model_server.config import PredictorSettings
+from model_server.config import PredictorSettings, QueueProxySettings
 from model_server.errors import SettingsError
 
 
@@ -51,6 +51,13 @@ def test_wrong_value_is_one_sentence_that_names_the_variable(
     assert reason in message
     assert message.endswith(".")
     assert "\n" not in message
+
+
+@pytest.mark.parametrize("variable", ["PREDICTORS", "CALLBACK_HOSTS"])
+def test_what_should_be_json_and_is_not_is_named(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    monkeypatch.setenv(f"MODEL_SERVER_{variable}", "http://a")
+    with pytest.raises(SettingsError, match=f"^MODEL_SERVER_{variable} is not valid JSON.$"):
+        config.load(QueueProxySettings, database_url="postgresql://host/name")
 
 
 def test_command_ends_with_status_2_and_that_sentence() -> None:

@@ -198,11 +198,20 @@ class ProcessWorkers:
         _, worker = await loop.create_unix_connection(lambda: _Worker(self, child), sock=child.socket)
         return worker
 
+    async def _another(self) -> _Child:
+        """Start a worker process, once memory and process numbers are there for it: the last may have died for want."""
+        while True:
+            try:
+                return _Child(self._settings)
+            except OSError as error:
+                logger.error("worker process cannot be started: %s", error)  # noqa: TRY400 - the sentence says it
+            await asyncio.sleep(RESTART_SECONDS)
+
     async def _replace(self, lost: _Worker) -> None:
         while True:
             logger.error("worker process ended", extra={"exit_status": await lost.end()})
             metrics.WORKER_RESTARTS.inc()
-            lost = await self._connect(_Child(self._settings))
+            lost = await self._connect(await self._another())
             try:
                 if await lost.loaded == self._model:
                     break

@@ -13,6 +13,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from model_server.bundle import MANIFEST, Manifest
+from model_server.errors import Unavailable
 from model_server.up import asking
 
 logger = logging.getLogger(__name__)
@@ -35,21 +36,26 @@ async def wait_until_ready(url: str) -> None:
 
 
 async def model_name(url: str) -> str:
-    """Return the name of the one model behind a ready server."""
-    reply = await asyncio.to_thread(asking.get, f"{url}/v1/models")
-    return str(json.loads(reply.body)["models"][0])
+    """Return the name of the one model behind a ready server; raises Unavailable where it does not tell."""
+    try:
+        reply = await asyncio.to_thread(asking.get, f"{url}/v1/models")
+        return str(json.loads(reply.body)["models"][0])
+    except (OSError, HTTPException, ValueError, LookupError) as error:
+        raise Unavailable(f"{url}/v1/models does not name a model: {error}.") from None
 
 
-def text(url: str, model: str, image: Path) -> str:
+def text(url: str, model: str, image: Path, *, with_token: bool) -> str:
     """Return what is printed: the page, a request by curl and one by our own client."""
     kind = {"jpg": "jpeg", "tif": "tiff"}.get(image.suffix[1:].lower(), image.suffix[1:].lower())
     predict = f"{url}/v1/models/{quote(model, safe='')}:predict"
     file = shlex.quote(str(image))
+    bearer, option = (' -H "Authorization: Bearer $token"', ' --token "$token"') if with_token else ("", "")
+    or_try = "to make an account and an API key, and with that as $token try" if with_token else "or try"
     return f"""
-The model {model} is ready. Open {url} or try:
+The model {model} is ready. Open {url} {or_try}:
 
-  curl -s -H 'Content-Type: image/{kind}' --data-binary @{file} {predict}
-  {_program()} submit --url {url} {file}
+  curl -s{bearer} -H 'Content-Type: image/{kind}' --data-binary @{file} {predict}
+  {_program()} submit --url {url}{option} {file}
 
 Ctrl-C ends everything.
 """

@@ -73,7 +73,10 @@ class Database:
             await asyncio.sleep(LOOK_SECONDS)
             if not await asyncio.to_thread(_answers, self.url):
                 logger.warning("PostgreSQL ended; starting it again")
-                await self.start()
+                try:
+                    await self.start()
+                except Unavailable as error:  # its recovery may take longer than the patience of whoever starts it
+                    logger.warning("%s Trying again.", error)
 
     async def stop(self) -> None:
         """End it; what is committed is on disk."""

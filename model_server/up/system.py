@@ -153,10 +153,13 @@ class _System:
         await announcement.wait_until_ready(f"{self._url}/readyz")
         from model_server.classifier import DEFAULT_MODEL
 
-        model = await announcement.model_name(self._url)
-        click.echo(
-            announcement.text(self._url, model, announcement.picture_to_try(rollouts.main.bundle or DEFAULT_MODEL))
-        )
+        try:
+            model = await announcement.model_name(self._url)
+        except Unavailable as error:  # it was ready a moment ago, and is started again
+            logger.warning("%s", error)
+            return
+        picture = announcement.picture_to_try(rollouts.main.bundle or DEFAULT_MODEL)
+        click.echo(announcement.text(self._url, model, picture, with_token=self._settings.mode == "accounts"))
 
     def _environment(self) -> dict[str, str]:
         settings = self._settings
