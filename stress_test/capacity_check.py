@@ -55,9 +55,9 @@ def pod_of(light: Mapping[str, float], busy: Mapping[str, float], cores: int) ->
 def compare(results: Mapping[str, Mapping[str, float]]) -> Iterator[Comparison]:
     """Return every open-loop cell of the results beside the model, but the light one that it was given."""
     for cell in scaling.matrix():
-        light = replace(cell, share=scaling.LIGHT).key()
-        if cell.share > scaling.LIGHT and all(key in results for key in (light, cell.key())):
-            pod = pod_of(results[light], scaling.busiest(results, cell), cell.server.workers)
+        light, busy = (replace(cell, share=share).key() for share in (scaling.LIGHT, 1.0))
+        if scaling.LIGHT < cell.share < 1 and all(key in results for key in (light, busy, cell.key())):
+            pod = pod_of(results[light], results[busy], cell.server.workers)
             measured = results[cell.key()]
             rate = measured["rate"]
             predicted = pod.quantile(rate, 0.95) * 1000

@@ -36,4 +36,5 @@ def replace(file: Path, section: str, text: str) -> None:
         old += f"{begin}\n{end}\n"
     before, _, rest = old.partition(begin)
     _, _, after = rest.partition(end)
+    file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(f"{before}{begin}\n\n{text.strip()}\n\n{end}{after}", encoding="utf-8")

@@ -2,7 +2,7 @@
 
 Requests go through the queue-proxy, and each picture differs. Cells that the results have already are left out, so that
 a run may be cut short and taken up again; --minutes ends one in time. The predictor and everything else share all cores
-with the load generator. Takes about 12 minutes; --report then makes tables and plots of the results, as
+with the load generator. Takes about 20 minutes; --report then makes tables and plots of the results, as
 `scaling_report.py` does by itself.
 
 Example: python stress_test/scaling.py --model-dir mobilenet --image cat.jpg --results stress-results/scaling.jsonl \\
@@ -17,7 +17,7 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -36,12 +36,10 @@ PREFER = {"direct": "", "sync": "", "async": "Prefer: respond-async, wait=50\r\n
 DIRECT = "direct"
 """Past the queue-proxy."""
 LIGHT = 0.1
-OPEN_LOOP_SHARES = (LIGHT, 0.3, 0.45, 0.6, 0.75)
-"""Of the most requests/s that a closed loop reached."""
-OPEN_LOOP_ROUNDS = 3
-"""The median of so many: a p95 near saturation moves slowly, and something else may run on the machine."""
-OPEN_LOOP_SECONDS = 1.6
-"""Times as long as a closed cell, each round."""
+SHARES = (1.0, LIGHT, 0.3, 0.45, 0.6, 0.75)
+"""Of the most requests/s that a closed loop reached. 1: that loop once more, in the same rounds as the others."""
+ROUNDS = 5
+"""Each takes its turn so often, and its median counts: the speed of a virtual machine drifts within minutes."""
 WARM_UP_SECONDS = 1.0
 OTHERS_CORES, ATTEMPTS = 0.2, 3
 """Where other processes of the machine took more cores, a round is measured again."""
@@ -76,7 +74,7 @@ BATCHING = (Server("tensorflow", 2, "thread", 1), Server("tensorflow", 2, "threa
 
 @dataclass(frozen=True)
 class Cell:
-    """One load: a closed loop of ``users``, or an open one at a ``share`` of the most that one reached."""
+    """One load: a closed loop of ``users``, or an open one at a ``share`` of the most that one reached; see SHARES."""
 
     server: Server
     path: str
@@ -97,9 +95,7 @@ def matrix() -> Iterator[Cell]:
         yield from (Cell(server, path, users) for path, users in itertools.product(("sync", "async"), USERS))
         if server.runtime == "litert":
             yield from (Cell(server, DIRECT, users) for users in (1, 8, 32))
-            yield from (
-                Cell(server, path, share=share) for path, share in itertools.product((DIRECT, "sync"), OPEN_LOOP_SHARES)
-            )
+            yield from (Cell(server, path, share=share) for path, share in itertools.product((DIRECT, "sync"), SHARES))
     yield from (Cell(server, "sync", users) for server, users in itertools.product(BATCHING, USERS))
 
 
@@ -111,11 +107,12 @@ class Bench:
     seconds: float
     known: dict[str, dict[str, float]]
 
-    def measure(self, system: LocalSystem, cell: Cell) -> dict[str, float]:
-        """Return the figures of one cell, the predictor's memory in MiB among them; of an open loop their medians."""
-        numbers = range(OPEN_LOOP_ROUNDS if cell.share else 1)
-        rounds = [self._undisturbed(system, cell, number) for number in numbers]
-        return {name: statistics.median(one[name] for one in rounds) for name in rounds[0]}
+    def measure(self, system: LocalSystem, cells: Sequence[Cell]) -> list[dict[str, float]]:
+        """Return the figures of each cell, the predictor's memory in MiB among them; of several in rounds, medians."""
+        rounds = [
+            [self._undisturbed(system, cell, number) for cell in cells] for number in range(ROUNDS if cells[1:] else 1)
+        ]
+        return [medians(found) for found in zip(*rounds, strict=True)]
 
     def _undisturbed(self, system: LocalSystem, cell: Cell, number: int) -> dict[str, float]:
         """Return the figures of the first round that was undisturbed, else of the least disturbed one."""
@@ -129,25 +126,40 @@ class Bench:
     def _measure(self, system: LocalSystem, cell: Cell, number: int) -> dict[str, float]:
         path = f"/v1/models/{first_model(system.url)}:predict"
         request = http_request(path, "image/jpeg", self.image + b"\0" * SERIAL_BYTES, PREFER[cell.path])
-        options, seconds = ["--serial-bytes", str(SERIAL_BYTES)], self.seconds
-        if cell.share:
-            options += ["--rate", str(cell.share * busiest(self.known, cell)["rate"]), "--seed", str(number)]
-            seconds *= OPEN_LOOP_SECONDS
-        else:
-            options += ["--connections", str(cell.users)]
+        options = ["--serial-bytes", str(SERIAL_BYTES), *self._load(cell, number)]
         url = system.predictor_url if cell.path == DIRECT else system.url
-        found = generate([url], request, seconds, system.cpu_seconds, *options, warm_up=WARM_UP_SECONDS)
+        found = generate([url], request, self.seconds, system.cpu_seconds, *options, warm_up=WARM_UP_SECONDS)
         memory = sum(process.memory_full_info().pss for process in system.processes()["predictor"])
         return found | {"predictor_mib": memory / 2**20}
 
+    def _load(self, cell: Cell, number: int) -> list[str]:
+        if not cell.share:
+            return ["--connections", str(cell.users)]
+        most = busiest(self.known, cell)
+        if cell.share == 1:
+            return ["--connections", str(most.users)]
+        return ["--rate", str(cell.share * self.known[most.key()]["rate"]), "--seed", str(number)]
 
-def busiest(results: Mapping[str, Mapping[str, float]], cell: Cell) -> Mapping[str, float]:
-    """Return the figures of the closed loop of most requests/s on the same server and path; raises LookupError."""
-    closed = [replace(cell, users=users, share=0.0).key() for users in USERS]
-    found = [results[key] for key in closed if key in results]
+
+def busiest(results: Mapping[str, Mapping[str, float]], cell: Cell) -> Cell:
+    """Return the closed loop of most requests/s on the same server and path; raises LookupError."""
+    closed = [replace(cell, users=users, share=0.0) for users in USERS]
+    found = [one for one in closed if one.key() in results]
     if not found:
         raise LookupError(f"no closed loop was measured before {cell}")
-    return max(found, key=lambda figures: figures["rate"])
+    return max(found, key=lambda one: results[one.key()]["rate"])
+
+
+def in_rounds(cells: Iterable[Cell]) -> Iterator[list[Cell]]:
+    """Yield closed loops one by one, and together the loads that are compared with one another."""
+    for (_, shared), found in itertools.groupby(cells, lambda cell: (cell.path, cell.share > 0)):
+        several = list(found)
+        yield from [several] if shared else ([cell] for cell in several)
+
+
+def medians(found: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Return the median of each figure over rounds."""
+    return {name: statistics.median(one[name] for one in found) for name in found[0]}
 
 
 def read(file: Path) -> dict[str, dict[str, float]]:
@@ -171,12 +183,13 @@ def run(given: argparse.Namespace) -> int:
         if time.monotonic() > deadline:
             break
         with local_system(model_dir=given.model_dir.resolve(), **server.settings(), **SETTINGS) as system:
-            for cell in itertools.takewhile(lambda _: time.monotonic() < deadline, cells):
-                progress(f"{done + 1} of {len(wanted)}: {cell}")
-                bench.known[cell.key()] = measured = bench.measure(system, cell)
-                with given.results.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps({"cell": asdict(cell), "measured": measured}) + "\n")
-                done += 1
+            for together in itertools.takewhile(lambda _: time.monotonic() < deadline, in_rounds(cells)):
+                progress(f"{done + 1} of {len(wanted)}: {together[0]}")
+                for cell, measured in zip(together, bench.measure(system, together), strict=True):
+                    bench.known[cell.key()] = measured
+                    with given.results.open("a", encoding="utf-8") as file:
+                        file.write(json.dumps({"cell": asdict(cell), "measured": measured}) + "\n")
+                done += len(together)
     progress("")
     print(f"{done} cells measured, {len(missing) - done} are missing.")
     if given.report:

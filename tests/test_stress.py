@@ -234,7 +234,7 @@ def simulated_results(file: Path, spoil: float) -> None:
         most = pod.cores / pod.mean
         rate = most * (cell.share or 1.0)
         measured = {"rate": rate, "cpu_ms": 7.0, "p95": 0.0}
-        if cell.share:
+        if cell.share in scaling.SHARES[1:]:
             mean = pod.overhead + pod.service(rate) + pod.mean_wait(rate)
             p95 = pod.quantile(rate, 0.95) * (1 if cell.share == scaling.LIGHT else spoil)
             measured |= {"cpu_ms": 9.0, "mean": mean * 1000, "deviation": pod.deviation * 1000, "p95": p95 * 1000}
