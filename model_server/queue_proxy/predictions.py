@@ -59,7 +59,7 @@ class PredictionRoutes:
             return row
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds
-        with self._watch.changes_of(row.id) as changed:
+        with self._watch.changes_of(row.id, end_only=True) as changed:
             while not is_finished(row := await self._resources.again(row)):
                 left = end - loop.time()
                 if left <= 0 or self._watch.closing:

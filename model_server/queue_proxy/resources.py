@@ -15,6 +15,7 @@ from model_server.queue_proxy import metrics
 from model_server.schema import PredictionResource
 from model_server.store import reads
 from model_server.store.database import Database
+from model_server.store.gather import Gatherer
 from model_server.store.models import QUEUED, UNFINISHED, Record
 from model_server.store.reads import QueueState
 
@@ -35,6 +36,8 @@ class Resources:
         self._state: tuple[float, QueueState] | None = None
         self._accepted = NOTHING.copy()
         self._reading = asyncio.Lock()
+        # Predictions end by the dozen, and so do the waits for them.
+        self._present: Gatherer[UUID, Record | None] = Gatherer(lambda wanted: reads.predictions(database, wanted))
 
     async def state(self) -> QueueState:
         """Return the queue's state, at most half a second old."""
@@ -65,7 +68,7 @@ class Resources:
 
     async def again(self, row: Record) -> Record:
         """Return the present state of a row that was read before; raises NotFound or Gone where it is removed."""
-        present = await reads.prediction(self._database, row.id)
+        present = await self._present.put(row.id)
         if present is None:
             raise self._missing(row.id)
         return present

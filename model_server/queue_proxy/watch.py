@@ -15,6 +15,7 @@ from psycopg import Error, sql
 
 from model_server.store import changes
 from model_server.store.database import Database
+from model_server.store.models import UNFINISHED
 from model_server.store.queue import Queue
 
 logger = logging.getLogger(__name__)
@@ -30,7 +31,7 @@ class Watch:
     def __init__(self, database: Database, queue: Queue) -> None:
         self._database = database
         self._queue = queue
-        self._waiting: dict[UUID, set[asyncio.Event]] = defaultdict(set)
+        self._waiting: dict[UUID, dict[asyncio.Event, bool]] = defaultdict(dict)
         self._on_change: list[OnChange] = []
         self.listening = False
         self.closing = False
@@ -45,14 +46,14 @@ class Watch:
         self._on_change.append(tell)
 
     @contextmanager
-    def changes_of(self, prediction: UUID) -> Iterator[asyncio.Event]:
-        """Yield an event that is set at each change of one prediction; whoever waits clears it."""
+    def changes_of(self, prediction: UUID, *, end_only: bool = False) -> Iterator[asyncio.Event]:
+        """Yield an event that is set at each change of one prediction, or at its end; whoever waits clears it."""
         event = asyncio.Event()
-        self._waiting[prediction].add(event)
+        self._waiting[prediction][event] = end_only
         try:
             yield event
         finally:
-            self._waiting[prediction].discard(event)
+            del self._waiting[prediction][event]
             if not self._waiting[prediction]:
                 del self._waiting[prediction]
 
@@ -80,8 +81,9 @@ class Watch:
 
     def _tell(self, payload: str) -> None:
         for prediction, status in changes.parse(payload):
-            for event in self._waiting.get(prediction, ()):
-                event.set()
+            for event, end_only in self._waiting.get(prediction, {}).items():
+                if not (end_only and status in UNFINISHED):
+                    event.set()
             for tell in self._on_change:
                 tell(prediction, status)
 

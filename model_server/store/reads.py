@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
+from typing import cast
 from uuid import UUID
 
+from psycopg.rows import namedtuple_row
 from sqlalchemy import func, literal, select, text, tuple_
 
 from model_server.store.database import Database
@@ -36,6 +39,11 @@ _STATE = text("""
       (SELECT count(*) FROM callbacks WHERE receiver = 'sink') AS results_to_forward,
       (SELECT count(*) FROM outbox) AS unpublished
 """)
+
+
+_BY_IDENTIFIER = f"""
+    SELECT {", ".join(column.name for column in RESOURCE_COLUMNS)} FROM predictions WHERE id = ANY(%s)
+""".encode()  # noqa: S608 - the names of our own columns
 
 
 class Everybody(Enum):
@@ -72,9 +80,15 @@ class QueueState:
 
 async def prediction(database: Database, identifier: UUID) -> Record | None:
     """Return the row of one prediction."""
-    async with database.transaction() as connection:
-        statement = select(*RESOURCE_COLUMNS).where(PREDICTIONS.c.id == identifier)
-        return (await connection.execute(statement)).one_or_none()
+    return (await predictions(database, [identifier]))[0]
+
+
+async def predictions(database: Database, identifiers: Sequence[UUID]) -> list[Record | None]:
+    """Return the row of each prediction, None for one that is not there."""
+    async with database.pipeline() as driver:
+        cursor = await driver.cursor(row_factory=namedtuple_row).execute(_BY_IDENTIFIER, [list(identifiers)])
+    rows = {row.id: row for row in cast("list[Record]", await cursor.fetchall())}
+    return [rows.get(identifier) for identifier in identifiers]
 
 
 async def page(
