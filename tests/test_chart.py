@@ -181,6 +181,12 @@ def test_scaling_by_the_queue_asks_the_tables_that_there_are(database_url: str) 
     assert service["metadata"]["annotations"]["serving.kserve.io/autoscalerClass"] == "external"
 
 
+def test_predictor_that_sleeps_is_woken_when_keda_is_taken_away() -> None:
+    """No other class scales up from zero."""
+    (scaled,) = of_kind(render("--values", CHART / "ci" / "keda.yaml"), "ScaledObject")
+    assert scaled["spec"]["advanced"]["restoreToOriginalReplicaCount"] is True
+
+
 def test_scaling_by_rabbitmq_counts_messages_there_and_wakes_for_what_is_delivered_already(database_url: str) -> None:
     """KEDA sees none of the messages that the queue-proxy holds while the predictor sleeps."""
     documents = render("--values", CHART / "ci" / "everything.yaml")
