@@ -106,7 +106,8 @@ def triggers(api: ApiServer, namespace: str) -> set[str]:
 
 def predictor_of_kserve(kind: str, **spec: Any) -> Document:
     version = {"Deployment": "apps/v1", "HorizontalPodAutoscaler": "autoscaling/v2"}[kind]
-    return {"apiVersion": version, "kind": kind, "metadata": {"name": "release-image-classifier-predictor"}, "spec": spec}
+    metadata = {"name": "release-image-classifier-predictor"}
+    return {"apiVersion": version, "kind": kind, "metadata": metadata, "spec": spec}
 
 
 def test_keda_gets_a_cpu_trigger_once_its_deployment_is_there(api: ApiServer, namespace: str) -> None:
