@@ -280,6 +280,9 @@ def test_selectors_stay_as_they_are_over_releases() -> None:
         ({"httpRoute": {"enabled": True}}, "needs a gateway"),
         ({"predictor": {"terminationGracePeriodSeconds": 35}}, "must be above 35"),
         ({"queueProxy": {"settings": {"shutdown_grace_seconds": 60}}}, "must be above 65"),
+        ({"queueProxy": {"settings": {"limits_url": "redis://r:6379"}}}, "settings.limits_url leads where"),
+        ({"queueProxy": {"settings": {"callback_hosts": ["hooks.example.com"]}}}, "settings.callback_hosts leads where"),
+        ({"queueProxy": {"extraEnv": [{"name": "MODEL_SERVER_RESULT_SINK"}]}}, "MODEL_SERVER_RESULT_SINK leads where"),
     ],
 )
 def test_values_that_do_not_go_together_end_in_a_sentence(tmp_path: Path, values: Document, sentence: str) -> None:
