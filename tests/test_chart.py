@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -231,6 +232,17 @@ def test_password_of_the_charts_own_postgres_is_made_at_random() -> None:
     assert all(len(secret["password"]) == 40 for secret in secrets)
 
 
+def test_checksum_changes_with_the_password_and_cannot_be_guessed_by_a_hash() -> None:
+    """Whoever may list pods sees it."""
+
+    def checksum(password: str) -> str:
+        (deployment,) = of_kind(render("--set", f"postgres.password={password}"), "Deployment")
+        return deployment["spec"]["template"]["metadata"]["annotations"]["checksum/database"]
+
+    assert checksum("tulip") == checksum("tulip") != checksum("daisy")
+    assert checksum("tulip") not in {hashlib.sha256(text.encode()).hexdigest() for text in ("tulip", "/tulip")}
+
+
 def test_password_with_every_character_reaches_the_database_whole() -> None:
     password = "p@ss/w:ör d%+?#&\"'"
     (secret,) = of_kind(render("--set-json", f"postgres.password={json.dumps(password)}"), "Secret")
@@ -281,7 +293,7 @@ def test_selectors_stay_as_they_are_over_releases() -> None:
         ({"predictor": {"terminationGracePeriodSeconds": 35}}, "must be above 35"),
         ({"queueProxy": {"settings": {"shutdown_grace_seconds": 60}}}, "must be above 65"),
         ({"queueProxy": {"settings": {"limits_url": "redis://r:6379"}}}, "settings.limits_url leads where"),
-        ({"queueProxy": {"settings": {"callback_hosts": ["hooks.example.com"]}}}, "settings.callback_hosts leads where"),
+        ({"queueProxy": {"settings": {"callback_hosts": ["hooks.org"]}}}, "settings.callback_hosts leads where"),
         ({"queueProxy": {"extraEnv": [{"name": "MODEL_SERVER_RESULT_SINK"}]}}, "MODEL_SERVER_RESULT_SINK leads where"),
     ],
 )
