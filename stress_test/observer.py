@@ -67,8 +67,8 @@ class Observer:
     def sample(self) -> Sample:
         """Return the state now."""
         now = time.time()
-        queued, oldest = told(self._queue) or (None, None)
-        return Sample(now, told(self.replicas), queued, oldest, told(self.cpu_seconds), told(self._p95_ms))
+        replicas, (queued, oldest) = told(self.replicas), told(self._queue) or (None, None)
+        return Sample(now, replicas, queued, oldest, told(self.cpu_seconds), told(self._p95_ms))
 
     def _queue(self) -> tuple[int | None, float | None]:
         with contextlib.suppress(ValueError, KeyError):

@@ -359,7 +359,7 @@ def test_scaling_that_is_late_absent_or_does_not_end_is_found() -> None:
     assert held(3, 3, 3, 3, 3, 1) == [False, True, True, True]
     assert held(1, 1, 3, 3, 1, 0) == [True, True, False, True]
     assert held(1, 1, 3, None, 3, 1) == [True, True, True, True]
-    assert held(1, 1, 3, *[None] * 20, 1)[-1] is False
+    assert held(1, 1, 3, *[None] * 40, 1)[-1] is False
     assert held(None, None) == [False, False, False, False]
 
 
