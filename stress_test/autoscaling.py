@@ -11,6 +11,8 @@ Example: python stress_test/autoscaling.py --url http://pictures.example.com --n
 from __future__ import annotations
 
 import argparse
+import itertools
+import math
 import os
 import sys
 import time
@@ -26,27 +28,47 @@ from processes import progress
 from shapes import FUNCTIONS
 from slo import RESULT
 
+MOST_BLIND_SECONDS = 30.0
+"""Without a reading: one takes 20 s where neither API server nor queue-proxy answers."""
+
 
 def judge(
     samples: Sequence[Sample], minimum: int, load: tuple[float, float], limits: tuple[float, float]
 ) -> list[Check]:
-    """Return whether replicas rose above ``minimum`` and came back to it.
+    """Return whether replicas rose from ``minimum`` and came back to it, and were watched all the time.
 
     ``load``: Unix times of its begin and end; ``limits``: seconds that each may take, from the begin and from the end.
     """
     known = [(sample.at, sample.replicas) for sample in samples if sample.replicas is not None]
     begin, end = load
+    first = next((replicas for at, replicas in reversed(known) if at <= begin), None)
     up = next((at for at, replicas in known if at >= begin and replicas > minimum), None)
-    # The last time that it was above: what falls and rises again is not back.
-    above = [at for at, replicas in known if at >= begin and replicas > minimum]
-    is_back = bool(known) and known[-1][1] <= minimum
-    down = max(0.0, above[-1] - end) if above and is_back else None
+    # The last time that it was elsewhere: what falls and rises again is not back.
+    away = [at for at, replicas in known if at >= begin and replicas != minimum]
+    is_back = bool(known) and known[-1][1] == minimum
+    down = max(0.0, away[-1] - end) if away and is_back else None
+    blind = _longest_without_reading(samples)
     return [
+        Check(f"began at {minimum}", first == minimum, f"{'no' if first is None else first} replicas"),
         Check(f"scaled up within {limits[0]:g} s", up is not None and up - begin <= limits[0],
               "never" if up is None else f"after {up - begin:.0f} s, to {max(replicas for _, replicas in known)}"),
         Check(f"back to {minimum} within {limits[1]:g} s", down is not None and down <= limits[1],
               f"not yet: {known[-1][1] if known else 'no'} replicas" if down is None else f"after {down:.0f} s"),
+        Check("replicas were watched all the time", blind <= MOST_BLIND_SECONDS,
+              f"no reading for {blind:.0f} s" if known else "no reading at all"),
     ]  # fmt: skip
+
+
+def _longest_without_reading(samples: Sequence[Sample]) -> float:
+    """Return seconds; infinity where replicas were never known."""
+    known = [sample.at for sample in samples if sample.replicas is not None]
+    times = [samples[0].at, *known, samples[-1].at]
+    return max(after - before for before, after in itertools.pairwise(times)) if known else math.inf
+
+
+def last_known(samples: Sequence[Sample]) -> int | None:
+    """Return the newest number of replicas that could be told."""
+    return next((sample.replicas for sample in reversed(samples) if sample.replicas is not None), None)
 
 
 def judge_results(rows: Sequence[summary.Row]) -> Check:
@@ -86,8 +108,8 @@ def run(given: argparse.Namespace) -> int:
         begin = time.time()
         stress.run_locust(given, aim, model)
         end = time.time()
-        while time.time() < end + given.down_within and (samples[-1].replicas or 0) > given.minimum:
-            progress(f"{time.time() - end:.0f} of {given.down_within:g} s  {samples[-1].replicas} replicas")
+        while time.time() < end + given.down_within and last_known(samples) != given.minimum:
+            progress(f"{time.time() - end:.0f} of {given.down_within:g} s  {last_known(samples)} replicas")
             time.sleep(1)
     progress("")
     draw(given.output / "autoscaling.png", samples, given.minimum)

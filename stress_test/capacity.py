@@ -176,6 +176,8 @@ def parse() -> argparse.Namespace:
     given = parser.parse_args()
     if not given.check and None in {given.rate, given.service_ms, given.p99_ms}:
         parser.error("--rate, --service-ms and --p99-ms are needed, or --check")
+    if not given.check and min(given.rate, given.service_ms, given.p99_ms) <= 0:
+        parser.error("--rate, --service-ms and --p99-ms have to be above 0")
     return given
 
 

@@ -12,6 +12,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from typing import TypeVar
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -20,6 +21,7 @@ logger = logging.getLogger(__name__)
 SAMPLE_SECONDS = 1.0
 LATENCY = "model_server_queue_proxy_request_seconds_bucket"
 ROUTES = {"/v1/models", "/v2"}
+T = TypeVar("T")
 Buckets = Mapping[float, float]
 """Upper bound in seconds to requests that took no longer."""
 
@@ -43,6 +45,15 @@ def nothing() -> None:
     """Tell nothing."""
 
 
+def told(probe: Callable[[], T | None]) -> T | None:
+    """Return what a probe tells; None where it fails, as one failure is not to end the sampling."""
+    try:
+        return probe()
+    except Exception as error:  # noqa: BLE001 - whatever the reason, it could not be told
+        logger.warning("%s: %s", getattr(probe, "__qualname__", probe), error)
+        return None
+
+
 @dataclass
 class Observer:
     """Asks a queue-proxy, and whoever knows of replicas and CPU time."""
@@ -56,7 +67,8 @@ class Observer:
     def sample(self) -> Sample:
         """Return the state now."""
         now = time.time()
-        return Sample(now, self.replicas(), *self._queue(), self.cpu_seconds(), self._p95_ms())
+        replicas, (queued, oldest) = told(self.replicas), told(self._queue) or (None, None)
+        return Sample(now, replicas, queued, oldest, told(self.cpu_seconds), told(self._p95_ms))
 
     def _queue(self) -> tuple[int | None, float | None]:
         with contextlib.suppress(ValueError, KeyError):

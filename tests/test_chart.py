@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -181,6 +182,12 @@ def test_scaling_by_the_queue_asks_the_tables_that_there_are(database_url: str) 
     assert service["metadata"]["annotations"]["serving.kserve.io/autoscalerClass"] == "external"
 
 
+def test_predictor_that_sleeps_is_woken_when_keda_is_taken_away() -> None:
+    """No other class scales up from zero."""
+    (scaled,) = of_kind(render("--values", CHART / "ci" / "keda.yaml"), "ScaledObject")
+    assert scaled["spec"]["advanced"]["restoreToOriginalReplicaCount"] is True
+
+
 def test_scaling_by_rabbitmq_counts_messages_there_and_wakes_for_what_is_delivered_already(database_url: str) -> None:
     """KEDA sees none of the messages that the queue-proxy holds while the predictor sleeps."""
     documents = render("--values", CHART / "ci" / "everything.yaml")
@@ -223,6 +230,17 @@ def test_password_of_the_charts_own_postgres_is_made_at_random() -> None:
     secrets = [of_kind(render(), "Secret")[0]["stringData"] for _ in range(2)]
     assert secrets[0]["password"] != secrets[1]["password"]
     assert all(len(secret["password"]) == 40 for secret in secrets)
+
+
+def test_checksum_changes_with_the_password_and_cannot_be_guessed_by_a_hash() -> None:
+    """Whoever may list pods sees it."""
+
+    def checksum(password: str) -> str:
+        (deployment,) = of_kind(render("--set", f"postgres.password={password}"), "Deployment")
+        return deployment["spec"]["template"]["metadata"]["annotations"]["checksum/database"]
+
+    assert checksum("tulip") == checksum("tulip") != checksum("daisy")
+    assert checksum("tulip") not in {hashlib.sha256(text.encode()).hexdigest() for text in ("tulip", "/tulip")}
 
 
 def test_password_with_every_character_reaches_the_database_whole() -> None:
@@ -274,6 +292,9 @@ def test_selectors_stay_as_they_are_over_releases() -> None:
         ({"httpRoute": {"enabled": True}}, "needs a gateway"),
         ({"predictor": {"terminationGracePeriodSeconds": 35}}, "must be above 35"),
         ({"queueProxy": {"settings": {"shutdown_grace_seconds": 60}}}, "must be above 65"),
+        ({"queueProxy": {"settings": {"limits_url": "redis://r:6379"}}}, "settings.limits_url leads where"),
+        ({"queueProxy": {"settings": {"callback_hosts": ["hooks.org"]}}}, "settings.callback_hosts leads where"),
+        ({"queueProxy": {"extraEnv": [{"name": "MODEL_SERVER_RESULT_SINK"}]}}, "MODEL_SERVER_RESULT_SINK leads where"),
     ],
 )
 def test_values_that_do_not_go_together_end_in_a_sentence(tmp_path: Path, values: Document, sentence: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -96,6 +97,42 @@ def test_the_mode_cannot_be_changed_by_an_upgrade(api: ApiServer, namespace: str
     refused = api.helm("upgrade", "release", str(CHART), "-n", namespace, *knative, check=False)
     assert refused.returncode != 0
     assert "KServe cannot change it to Knative" in refused.stderr
+
+
+def triggers(api: ApiServer, namespace: str) -> set[str]:
+    scaled = api.get("scaledobject", "release-image-classifier-model", namespace)
+    return {trigger["type"] for trigger in scaled["spec"]["triggers"]}
+
+
+def predictor_of_kserve(kind: str, **spec: Any) -> Document:
+    version = {"Deployment": "apps/v1", "HorizontalPodAutoscaler": "autoscaling/v2"}[kind]
+    metadata = {"name": "release-image-classifier-predictor"}
+    return {"apiVersion": version, "kind": kind, "metadata": metadata, "spec": spec}
+
+
+def test_keda_gets_a_cpu_trigger_once_its_deployment_is_there(api: ApiServer, namespace: str) -> None:
+    """KEDA's webhook looks for the Deployment of such a trigger, and without it refuses the installation."""
+    values = [str(CHART), "-n", namespace, "--values", str(CHART / "ci" / "keda.yaml")]
+    api.helm("install", "release", *values)
+    assert triggers(api, namespace) == {"postgresql"}
+    labels = {"app": "predictor"}
+    template = {"metadata": {"labels": labels}, "spec": {"containers": [{"name": "kserve-container", "image": "x"}]}}
+    made = predictor_of_kserve("Deployment", selector={"matchLabels": labels}, template=template)
+    api.kubectl("apply", "-n", namespace, "-f", "-", content=[made])
+    api.helm("upgrade", "release", *values)
+    assert triggers(api, namespace) == {"postgresql", "cpu"}
+
+
+def test_the_way_from_hpa_to_keda_is_named(api: ApiServer, namespace: str) -> None:
+    """KEDA's webhook refuses a Deployment that KServe's autoscaler still has, and the upgrade would end half done."""
+    api.helm("install", "release", str(CHART), "-n", namespace)
+    target = {"apiVersion": "apps/v1", "kind": "Deployment", "name": "release-image-classifier-predictor"}
+    made = predictor_of_kserve("HorizontalPodAutoscaler", scaleTargetRef=target, maxReplicas=4)
+    api.kubectl("apply", "-n", namespace, "-f", "-", content=[made])
+    upgrade = ["upgrade", "release", str(CHART), "-n", namespace, "--values", str(CHART / "ci" / "keda.yaml")]
+    refused = api.helm(*upgrade, check=False)
+    assert refused.returncode != 0
+    assert "upgrade to autoscaling.class none first" in refused.stderr
 
 
 def test_uninstalling_leaves_nothing(api: ApiServer, namespace: str) -> None:

@@ -15,7 +15,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, create_engine
 from sqlalchemy.engine import make_url
 
-from model_server.store.migrate import MIGRATIONS
+from model_server.store.migrate import MIGRATIONS, migrate
 from model_server.store.models import Base
 
 REVISIONS = [script.revision for script in ScriptDirectory(str(MIGRATIONS)).walk_revisions()]
@@ -76,6 +76,17 @@ def test_revision_goes_down_and_up_again(connection: Connection, revision: str) 
     go(connection, "downgrade", "-1")
     assert schema(connection) != before
     go(connection, "upgrade", revision)
+    assert schema(connection) == before
+
+
+def test_tables_of_a_newer_version_stay_as_they_are(connection: Connection, caplog: pytest.LogCaptureFixture) -> None:
+    """An older version that is rolled back to would not start otherwise."""
+    go(connection, "upgrade", "head")
+    connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
+    connection.commit()
+    before = schema(connection)
+    assert migrate(connection.engine.url) == "9999"
+    assert "newer version, revision 9999" in caplog.text
     assert schema(connection) == before
 
 

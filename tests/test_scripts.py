@@ -45,7 +45,8 @@ class Machine:
         self.calls_file = folder / "calls"
         self._bin = folder / "bin"
         self._bin.mkdir()
-        shutil.copytree(REPOSITORY / "scripts", self.root / "scripts")
+        for name in ("scripts", "helm", "manifests"):
+            shutil.copytree(REPOSITORY / name, self.root / name)
         for name in ("pyproject.toml", "constraints.txt"):
             shutil.copy(REPOSITORY / name, self.root)
         for name, content in {"python3": PYTHON, "apt-get": APT_GET, "sudo": SUDO}.items():
@@ -191,6 +192,31 @@ def test_image_that_cannot_be_built_is_explained(builder: Machine, options: list
     assert finished.returncode == 2
     assert words in finished.stderr
     assert builder.calls("docker 1 build") == []
+
+
+def test_image_that_has_changed_is_deployed_under_another_tag(machine: Machine) -> None:
+    """Under the same tag no pod would be replaced."""
+    images = []
+    for name in ("kind", "kubectl", "helm"):
+        machine.place(name, f'#!/bin/bash\necho "{name} $*" >>"$CALLS"\n')
+    for identifier in ("sha256:0123456789abcdef", "sha256:fedcba9876543210"):
+        inspect = f'echo "docker $*" >>"$CALLS"; case "$*" in *"{{{{.Id}}}}"*) echo {identifier}; exit ;; esac'
+        machine.place("docker", DOCKER.replace('echo "docker $DOCKER_BUILDKIT $*" >>"$CALLS"', inspect))
+        finished = machine.run("bash", "scripts/deploy")
+        assert finished.returncode == 0, finished.stderr
+        (loaded,) = machine.calls("kind load docker-image ")
+        images.append(loaded.split()[3])
+        assert machine.calls(f"docker tag model-server:0.1.0 {images[-1]}")
+        (upgraded,) = machine.calls("helm upgrade ")
+        assert f"--set image.tag={images[-1].partition(':')[2]} " in upgraded
+    assert images == ["model-server:0.1.0-0123456789ab", "model-server:0.1.0-fedcba987654"]
+
+
+def test_manifests_stay_where_they_cannot_be_rendered(machine: Machine) -> None:
+    machine.place("helm", "#!/bin/bash\nexit 1\n")
+    before = (machine.root / "manifests" / "keda" / "predictor.yaml").read_text()
+    assert machine.run("bash", "scripts/render").returncode == 1
+    assert (machine.root / "manifests" / "keda" / "predictor.yaml").read_text() == before
 
 
 @pytest.mark.parametrize("name", ["run", "test", "train", "build-image"])

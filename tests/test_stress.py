@@ -210,6 +210,12 @@ def test_target_that_no_cluster_holds_is_refused() -> None:
     assert "no number of replicas" in finished.stderr
 
 
+def test_rate_of_nothing_is_refused() -> None:
+    finished = run("capacity.py", "--rate", 0, "--service-ms", 5, "--p99-ms", 20)
+    assert finished.returncode == 2
+    assert "have to be above 0" in finished.stderr
+
+
 def test_saturated_pod_has_no_p95() -> None:
     from capacity import Pod
 
@@ -340,14 +346,36 @@ def samples(*replicas: int | None):
 def test_scaling_that_is_late_absent_or_does_not_end_is_found() -> None:
     from autoscaling import judge
 
-    load = (101.0, 105.0)
-    up, down = judge(samples(1, 1, 1, 3, 3, 3, 2, 1, 1), 1, load, (5, 5))
-    assert (up.held, down.held) == (True, True)
+    def held(*replicas: int | None, limits: tuple[float, float] = (5, 5)) -> list[bool]:
+        """Of: began at the minimum, up, back, watched."""
+        return [check.held for check in judge(samples(*replicas), 1, (101.0, 105.0), limits)]
+
+    _, up, down, _ = judge(samples(1, 1, 1, 3, 3, 3, 2, 1, 1), 1, (101.0, 105.0), (5, 5))
     assert (up.detail, down.detail) == ("after 2 s, to 3", "after 1 s")
-    assert [check.held for check in judge(samples(1, 1, 1, 3, 3, 3, 2, 1, 1), 1, load, (1, 0.5))] == [False, False]
-    assert [check.held for check in judge(samples(1, 1, 1, 1, 1, 1), 1, load, (5, 5))] == [False, False]
-    assert [check.held for check in judge(samples(1, 1, 3, 3, 1, 3), 1, load, (5, 5))] == [True, False]
-    assert [check.held for check in judge(samples(None, None), 1, load, (5, 5))] == [False, False]
+    assert held(1, 1, 1, 3, 3, 3, 2, 1, 1) == [True, True, True, True]
+    assert held(1, 1, 1, 3, 3, 3, 2, 1, 1, limits=(1, 0.5)) == [True, False, False, True]
+    assert held(1, 1, 1, 1, 1, 1) == [True, False, False, True]
+    assert held(1, 1, 3, 3, 1, 3) == [True, True, False, True]
+    assert held(3, 3, 3, 3, 3, 1) == [False, True, True, True]
+    assert held(1, 1, 3, 3, 1, 0) == [True, True, False, True]
+    assert held(1, 1, 3, None, 3, 1) == [True, True, True, True]
+    assert held(1, 1, 3, *[None] * 40, 1)[-1] is False
+    assert held(None, None) == [False, False, False, False]
+
+
+def test_sampling_goes_on_after_a_probe_that_fails() -> None:
+    from observer import Observer
+
+    counts = iter([2, None, 3])
+
+    def replicas() -> int:
+        count = next(counts)
+        if count is None:
+            raise OSError("the API server does not answer")
+        return count
+
+    observer = Observer("http://127.0.0.1:9", replicas)
+    assert [observer.sample().replicas for _ in range(3)] == [2, None, 3]
 
 
 def test_pods_on_their_way_out_are_no_replicas() -> None:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import OperationalError
 
 from model_server.errors import DatabaseUnavailable
+
+logger = logging.getLogger(__name__)
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 LOCK = 7_305_809_154_021
@@ -19,6 +24,8 @@ LOCK = 7_305_809_154_021
 
 def migrate(url: URL) -> str:
     """Apply what is missing and return the revision; of many at once, one works and the others wait.
+
+    Tables of a newer version stay as they are: older ones read them, and a deployment is rolled back to those.
 
     Raises DatabaseUnavailable.
     """
@@ -43,6 +50,11 @@ def _upgrade(connection: Connection) -> str:
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     config.attributes["connection"] = connection
+    stored = MigrationContext.configure(connection).get_current_revision()
+    connection.commit()
+    if stored and stored not in {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}:
+        logger.warning("The tables are of a newer version, revision %s, and stay as they are.", stored)
+        return stored
     command.upgrade(config, "head")
     connection.commit()
     return str(connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one())

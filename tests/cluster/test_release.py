@@ -106,6 +106,7 @@ def test_scaled_to_zero_it_wakes_for_what_is_queued(release: Release) -> None:
 
 @pytest.mark.parametrize(("service", "port"), [("{}-model", 80), ("{}-postgres", 5432)])
 def test_a_stranger_reaches_neither_predictor_nor_postgres(release: Release, service: str, port: int) -> None:
+    assert release.finished(release.submit()) == "succeeded", "the predictor sleeps, and nobody would reach it"
     assert release.reached_by_a_stranger(f"{release.name}-queue-proxy", 80), "the stranger reaches nothing at all"
     assert not release.reached_by_a_stranger(service.format(release.name), port)
 
@@ -114,12 +115,15 @@ def test_a_stranger_reaches_neither_predictor_nor_postgres(release: Release, ser
     "CLUSTER_TESTS_UNINSTALL" not in os.environ, reason="CLUSTER_TESTS_UNINSTALL is unset: it ends the release"
 )
 def test_uninstalling_leaves_nothing_but_the_volume_and_installing_again_finds_it(release: Release) -> None:
+    """And the pod of `helm test`, which Helm counts to no release."""
     helm, where = tool("helm"), ["--namespace", release.namespace]
     kept = release.predict(release.model(), photo(), Prefer="respond-async, wait=60").json()["id"]
     values = subprocess.run(
         [helm, "get", "values", release.name, *where], capture_output=True, text=True, check=True
     ).stdout
     subprocess.run([helm, "uninstall", release.name, *where, "--wait"], check=True)
+    test_pod = ["delete", "pod", f"{release.name}-test", "--ignore-not-found"]
+    subprocess.run([tool("kubectl"), *where, *test_pod], check=True)
     selector = ["--selector", f"app.kubernetes.io/instance={release.name}", "--output", "name"]
     command = [tool("kubectl"), *where, "get", ",".join(KINDS), *selector]
 

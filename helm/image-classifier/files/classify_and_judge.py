@@ -13,6 +13,14 @@ from typing import Any
 TRIES, PAUSE_SECONDS = 60, 2
 
 
+class Refused(SystemExit):
+    """An answer that says no."""
+
+    def __init__(self, request: str, status: int, text: str) -> None:
+        super().__init__(f"{request} was answered {status}: {text}")
+        self.status = status
+
+
 def call(method: str, url: str, body: Any = None, **headers: str) -> Any:
     """Return the JSON of a reply; what is not ready yet (503, or nobody there) is asked again."""
     named = {name.replace("_", "-"): value for name, value in headers.items()}
@@ -24,9 +32,10 @@ def call(method: str, url: str, body: Any = None, **headers: str) -> Any:
                 text = reply.read()
                 return json.loads(text) if text else None
         except urllib.error.HTTPError as error:
-            reason = f"{error.code}: {error.read().decode()}"
+            refused = Refused(f"{method} {url}", error.code, error.read().decode())
             if error.code != 503:
-                raise SystemExit(f"{method} {url} was answered {reason}") from None
+                raise refused from None
+            reason = str(refused)
         except OSError as error:
             reason = str(error)
         print(f"{method} {url}: {reason}; asking again")
@@ -66,16 +75,38 @@ def judge(url: str, who: dict[str, str], prediction: dict[str, Any]) -> None:
         raise SystemExit("The feedback that was given cannot be read back.")
 
 
+def be_turned_away(url: str) -> None:
+    """See that the service is ready, and that nobody gets a prediction without an account."""
+    call("GET", f"{url}/readyz")
+    try:
+        classify(url, {})
+    except Refused as refused:
+        if refused.status != 401:
+            raise
+    else:
+        raise SystemExit("A prediction was made without an account.")
+
+
 def main() -> None:
     """Run the test against the address on the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("url")
-    parser.add_argument("--feedback", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument(
+        "who",
+        choices=["user", "anyone", "nobody"],
+        help="who the test can be: it registers, needs no account, or gets none",
+    )
     options = parser.parse_args()
-    user, who = log_in(options.url) if options.feedback else ("", {})
+    if options.who == "nobody":
+        be_turned_away(options.url)
+        print(
+            "ready; nobody without an account gets a prediction, and nobody can make one here: no prediction was tried"
+        )
+        return
+    user, who = log_in(options.url) if options.who == "user" else ("", {})
     prediction = classify(options.url, who)
     print(f"classified: {prediction['predictions'][0]['label']}, version {prediction['model_version']}")
-    if options.feedback:
+    if options.who == "user":
         judge(options.url, who, prediction)
         call("DELETE", user, **who)
         print("judged, read back, and the user removed")

@@ -66,9 +66,10 @@ envFrom:
 {{- end }}
 {{- end -}}
 
-{{/* Changes with the password, so that pods read it anew. */}}
+{{/* Changes with the password, so that pods read it anew. Who may see pods guesses at scrypt's price, for one release. */}}
 {{- define "databaseChecksum" -}}
-{{- printf "%s/%s" .Values.database.existingSecret .Values.postgres.password | sha256sum -}}
+{{- $derived := derivePassword 1 "maximum" .Values.postgres.password (printf "%s/%s" .Release.Namespace .Release.Name) "database" -}}
+{{- printf "%s/%s" .Values.database.existingSecret (ternary $derived "" (not (empty .Values.postgres.password))) | sha256sum -}}
 {{- end -}}
 
 {{/* Goes on serving until every node has taken the pod out of its endpoints. */}}
