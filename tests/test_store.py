@@ -26,6 +26,7 @@ from model_server.store.submissions import Accepted, Submission
 from queue_server import photo, rows
 
 RESULT = [{"label": "cat", "index": 3, "score": 0.9, "top": []}]
+WAITING = "FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
 
 
 def psycopg_url(url: str):
@@ -75,6 +76,13 @@ async def claim(database: Database, most: int = 10, lease: float = 30) -> list[C
 
 def done(claimed: Claimed) -> Outcome:
     return Outcome(claimed, predictions=RESULT, model_version="1")
+
+
+async def until_one_waits_for_a_lock(database_url: str) -> None:
+    deadline = time.monotonic() + 10
+    while rows(database_url, f"SELECT count(*) {WAITING}") == [(0,)]:
+        assert time.monotonic() < deadline, "nothing waits for a lock"
+        await asyncio.sleep(0.02)
 
 
 async def status(database: Database, accepted: Accepted) -> str:
@@ -289,6 +297,21 @@ def test_a_follower_takes_over_where_the_first_ends_without_a_result(run, how):
         assert claimed.id == second.row.id
         await runs.finish(queue(database), [done(claimed)])
         assert [await status(database, one) for one in (second, third)] == ["succeeded"] * 2
+
+    run(work)
+
+
+def test_a_follower_that_is_being_cancelled_does_not_take_over(run, database_url):
+    async def work(database: Database) -> None:
+        same = submission()
+        first, second, third = [await submit(database, same) for _ in range(3)]
+        async with await psycopg.AsyncConnection.connect(database_url) as other:
+            await other.execute("UPDATE predictions SET status = 'cancelled' WHERE id = %s", [second.row.id])
+            cancelling = asyncio.create_task(runs.cancel(queue(database), first.row.id))
+            await until_one_waits_for_a_lock(database_url)
+        assert await cancelling
+        assert [one.id for one in await claim(database)] == [third.row.id]
+        assert await status(database, second) == "cancelled"
 
     run(work)
 
