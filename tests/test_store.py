@@ -386,6 +386,27 @@ def test_an_idempotency_key_names_one_request(run):
     run(work)
 
 
+def test_more_than_one_transaction_takes_is_removed_by_one_clean_up(run, database_url):
+    count = retention.AT_ONCE * 2 + 1
+    rows(
+        database_url,
+        """
+        WITH old AS (
+          INSERT INTO images (sha256, media_type, content, created_at)
+          SELECT sha256(n::text::bytea), 'image/png', '', now() - interval '2 h' FROM generate_series(1, %s) AS n
+          RETURNING sha256)
+        INSERT INTO predictions (id, status, model, image_sha256, parameters, priority, deadline, finished_at)
+        SELECT gen_random_uuid(), 'succeeded', 'm', sha256, '{}', 3, now(), now() - interval '2 h' FROM old
+        """,
+        count,
+    )
+
+    async def work(database: Database) -> None:
+        assert await retention.sweep(database, Images(database, None), 3600) == (count, count)
+
+    run(work)
+
+
 def test_what_is_past_its_retention_is_removed_and_images_with_it(run, database_url):
     async def work(database: Database) -> None:
         kept, finished = await submit(database, submission()), await submit(database, submission())
