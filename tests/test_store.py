@@ -386,6 +386,42 @@ def test_an_idempotency_key_names_one_request(run):
     run(work)
 
 
+def test_two_that_submit_the_same_work_in_other_orders_are_both_served(run, database_url):
+    """Where each waits for the other, PostgreSQL ends one of them: here, ours."""
+    low, high = sorted((submission(), submission()), key=lambda one: one.work or b"")
+    insert = (
+        "INSERT INTO predictions (id, status, model, parameters, priority, deadline, work) "
+        "VALUES (gen_random_uuid(), 'queued', 'm', '{}', 3, now() + interval '1 h', %s)"
+    )
+
+    async def work(database: Database) -> None:
+        async with await psycopg.AsyncConnection.connect(database_url) as other:
+            await other.execute("SET deadlock_timeout = '60s'")
+            await other.execute(insert, [high.work])
+            submitting = asyncio.create_task(submissions.submit(database, queue(database), [low, high]))
+            await until_one_waits_for_a_lock(database_url)
+            await other.execute(insert, [low.work])
+        assert [one.cache for one in await submitting if isinstance(one, Accepted)] == ["collapsed"] * 2
+
+    run(work)
+
+
+def test_a_failure_to_attach_refuses_nothing_that_is_accepted(run, database_url):
+    async def work(database: Database) -> None:
+        same = submission()
+        leader = await submit(database, same)
+        async with await psycopg.AsyncConnection.connect(database_url) as other:
+            await other.execute("SELECT FROM predictions WHERE id = %s FOR UPDATE", [leader.row.id])
+            submitting = asyncio.create_task(submissions.submit(database, queue(database), [submission(), same]))
+            await until_one_waits_for_a_lock(database_url)
+            rows(database_url, f"SELECT pg_terminate_backend(pid) {WAITING}")
+            accepted, refused = await submitting
+        assert isinstance(accepted, Accepted)
+        assert isinstance(refused, DatabaseUnavailable)
+
+    run(work)
+
+
 def test_more_than_one_transaction_takes_is_removed_by_one_clean_up(run, database_url):
     count = retention.AT_ONCE * 2 + 1
     rows(
