@@ -11,6 +11,8 @@ INSTANCE_COUNT_HEADER = "Instance-Count"
 BINARY_HEADER = "Inference-Header-Content-Length"
 """Byte length of the JSON part of a V2 binary body
 (https://github.com/kserve/open-inference-protocol/blob/main/specification/protocol/extension_binary_data.md)."""
+CacheUse = Literal["hit", "collapsed"]
+"""How a result that was not computed for the request came to it: found, or shared with an identical one in flight."""
 LOADING = "The model is being loaded."
 """Why a predictor is not ready yet; any other reason will not go away by waiting."""
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})

@@ -15,7 +15,7 @@ from standardwebhooks import Webhook
 
 from model_server.queue_proxy.callback_address import GuardedResolver, is_public
 from model_server.queue_proxy.callbacks import FIRST_RETRY_SECONDS, MOST_RETRY_SECONDS
-from model_server.queue_proxy.delivery import Patience
+from model_server.queue_proxy.delivery import AT_ONCE_PER_HOST, Patience
 from queue_server import Proxy, StubPredictor, answers, rows, running_proxy, slow
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -130,6 +130,21 @@ def test_a_receiver_that_never_confirms_is_given_up_and_the_result_stays(tmp_pat
             ("the receiver answered 500",)
         ]
         assert proxy.get(path).json()["predictions"]
+
+
+def test_a_slow_receiver_does_not_hold_up_another(proxy):
+    def late(_number: int) -> int:
+        time.sleep(3)
+        return 200
+
+    with Receiver(late) as slow_one, Receiver(lambda _number: 200) as quick_one:
+        for _ in range(AT_ONCE_PER_HOST * 2):
+            proxy.submit(Callback_Url=slow_one.url)
+        slow_one.wait(AT_ONCE_PER_HOST)
+        proxy.submit(Callback_Url=quick_one.url)
+        quick_one.wait(1, seconds=2)
+        assert len(slow_one.received) == AT_ONCE_PER_HOST
+        slow_one.wait(AT_ONCE_PER_HOST * 2)
 
 
 def test_a_callback_outlives_its_process(tmp_path, database_url, stub):

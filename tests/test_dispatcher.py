@@ -253,6 +253,20 @@ def test_retries_end_at_the_deadline(tmp_path, database_url, queue, stub):
     assert 2 <= resource["attempts"] <= 8
 
 
+def test_an_attempt_ends_at_the_deadline_and_its_slot_is_free(tmp_path, database_url, queue, stub):
+    def behave(number: int, _body: bytes) -> tuple[int, bytes]:
+        time.sleep(8 if number == 0 else 0)
+        return 200, prediction_reply()
+
+    stub.behave = behave
+    with running_proxy(tmp_path / "log", database_url, stub.url, dispatch_concurrency=1, **queue) as proxy:
+        late = proxy.submit(Prediction_Deadline="1").json()["id"]
+        begun = time.monotonic()
+        assert proxy.submit(Prefer="respond-async, wait=20").json()["status"] == "succeeded"
+        assert time.monotonic() - begun < 6
+        assert proxy.prediction(late, wait=5)["error"]["code"] == "deadline_exceeded"
+
+
 def test_a_job_past_its_deadline_is_never_run(tmp_path, database_url, queue, stub):
     with running_proxy(tmp_path / "log", database_url, stub.url, arguments=["--no-dispatch"], **queue) as proxy:
         proxy.submit(Prediction_Deadline="0.5")

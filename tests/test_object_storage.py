@@ -167,6 +167,23 @@ def test_image_that_nobody_refers_to_is_removed_with_its_object(store: str, data
     assert rows(database_url, "SELECT sha256 FROM images") == [(hashlib.sha256(used).digest(),)]
 
 
+def test_images_in_a_store_that_is_not_used_any_more_do_not_hold_up_the_clean_up(database_url: str) -> None:
+    rows(
+        database_url,
+        "INSERT INTO images (sha256, media_type, content, location, size) "
+        "VALUES ('1', 'image/png', NULL, 's3://b/1', 1), ('2', 'image/png', NULL, 's3://b/2', 1), "
+        "('3', 'image/png', 'x', NULL, NULL)",
+    )
+
+    async def sweep() -> None:
+        database = Database(make_url(database_url).set(drivername="postgresql+psycopg"), 2)
+        assert await Images(database, None).sweep(0, 2) == 1
+        await database.close()
+
+    asyncio.run(sweep())
+    assert rows(database_url, "SELECT sha256 FROM images ORDER BY sha256") == [(b"1",), (b"2",)]
+
+
 def test_clean_up_waits_for_a_store_that_is_away(s3: S3, database_url: str) -> None:
     content = photo()
 

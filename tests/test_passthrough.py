@@ -111,6 +111,25 @@ def test_large_and_chunked_bodies_stream_through(tmp_path, database_url, stub):
     assert stub.bodies[:1] == [large]
 
 
+@pytest.mark.parametrize(
+    "begun",
+    [
+        b"Content-Type: image/jpeg\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n\xff\xd8\r\n",
+        b"Content-Type: image/jpeg\r\nContent-Length: 2000000\r\n\r\n\xff\xd8",
+        b"Content-Type: application/json\r\nContent-Length: 1000\r\n\r\n{",
+    ],
+    ids=["chunked", "large", "peeked"],
+)
+def test_a_body_that_stalls_on_its_way_is_refused_and_its_slot_is_free(tmp_path, database_url, stub, begun):
+    settings = {"body_timeout_seconds": 0.5, "sync_in_flight": 1}
+    with running_proxy(tmp_path / "log", database_url, stub.url, **settings) as proxy:
+        address = ("127.0.0.1", httpx.URL(proxy.url).port)
+        with socket.create_connection(address, timeout=10) as connection:
+            connection.sendall(f"POST /v1/models/{proxy.model}:predict HTTP/1.1\r\nHost: x\r\n".encode() + begun)
+            assert b" 408 " in connection.recv(4096).split(b"\r\n", 1)[0]
+        assert httpx.post(proxy.predict_url, content=photo(), headers=IMAGE).status_code == 200
+
+
 def test_identical_requests_are_answered_once_and_then_from_memory(tmp_path, database_url, stub):
     stub.behave = slow(0.5)
     content = photo()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import socket
@@ -12,10 +13,17 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
+from starlette.requests import Request
 
 from conftest import cloned_database
+from model_server.config import QueueProxySettings
+from model_server.queue_proxy.parts import Parts
+from model_server.queue_proxy.predictions import PredictionRoutes
+from model_server.store import runs, submissions
+from model_server.store.submissions import Accepted, Submission
 from pictures import b64
 from queue_server import (
+    ASYNC,
     IMAGE,
     VERSION,
     Proxy,
@@ -278,6 +286,24 @@ def test_events_tell_each_change_and_end(proxy, stub):
     assert json.loads([line for line in lines if line.startswith("data: ")][-1][6:])["predictions"]
 
 
+def test_events_begin_with_what_changed_since_the_request_came(database_url, stub):
+    """The stream is listened for after the prediction was read: what changes in between has no notification."""
+
+    async def first_event() -> bytes:
+        parts = Parts.make(QueueProxySettings(database_url=database_url, predictor_url=stub.url))
+        one = Submission("m", photo(), bytes(32), "image/jpeg")
+        (accepted,) = await submissions.submit(parts.database, parts.queue, [one])
+        assert isinstance(accepted, Accepted)
+        scope = {"type": "http", "headers": [], "path_params": {"id": str(accepted.row.id)}}
+        reply = await PredictionRoutes(parts).events(Request(scope))
+        assert await runs.cancel(parts.queue, accepted.row.id)
+        event = await anext(reply.body_iterator)
+        await parts.close()
+        return event
+
+    assert b"event: cancelled" in asyncio.run(first_event())
+
+
 def test_the_same_key_from_twenty_clients_at_once_is_one_prediction(proxy):
     content = photo()
     with ThreadPoolExecutor(20) as pool:
@@ -461,6 +487,13 @@ V2_REFUSED = {
         400,
         "ends within",
     ),
+    "endless": (
+        [tensor(photo(), data=None, parameters={"binary_data_size": 8000})],
+        bytes(8000),
+        {},
+        400,
+        "more elements than the 1 of its shape",
+    ),
     "left over": ([tensor(photo())], b"12345678", {}, 400, "belong to no input"),
     "wrong length": ([tensor(photo())], b"", {"Inference-Header-Content-Length": "1e9"}, 400, "number of bytes"),
     "image as it is": ([], b"", IMAGE, 415, "content type"),
@@ -496,6 +529,13 @@ def test_a_wrong_header_is_400(idle, headers, words):
     reply = idle.submit(**headers)
     assert reply.status_code == 400
     assert words in reply.json()["error"]
+
+
+@pytest.mark.parametrize("value", ["u=²", "u=", "u=-1"])
+def test_a_malformed_priority_counts_as_the_default(idle, value):
+    headers = httpx.Headers({**ASYNC, "Priority": value}, encoding="latin-1")
+    assert httpx.post(idle.predict_url, content=photo(), headers=headers).status_code == 202
+    assert rows(idle.database_url, "SELECT priority FROM predictions") == [(3,)]
 
 
 def test_priority_and_deadline_are_kept(idle):
@@ -537,6 +577,19 @@ def test_a_database_without_tables_is_said_so(tmp_path, postgres, stub):
         reply = proxy.get("/readyz")
         assert (reply.status_code, "migrate" in reply.json()["error"]) == (503, True)
         assert proxy.submit().status_code == 503
+
+
+def test_what_was_accepted_is_not_refused_where_the_database_fails_afterwards(tmp_path, database_url, stub):
+    with (
+        running_proxy(tmp_path / "log", database_url, stub.url, arguments=["--no-dispatch"]) as proxy,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        waiting = pool.submit(proxy.submit, Prefer="respond-async, wait=2")
+        wait_for(lambda: rows(database_url, "SELECT count(*) FROM predictions") == [(1,)])
+        rows(database_url, "ALTER TABLE predictions RENAME TO away")
+        reply = waiting.result()
+        assert (reply.status_code, reply.json()["status"], reply.json()["position"]) == (202, "queued", None)
+        assert rows(database_url, "SELECT id::text FROM away") == [(reply.json()["id"],)]
 
 
 def test_sigterm_ends_those_who_wait_with_what_there_is(tmp_path, database_url, stub):

@@ -317,6 +317,24 @@ class TestWorkers:
 
         run(work)
 
+    def test_retry_that_comes_before_its_predecessor_is_acknowledged_is_run(self, run, database_url):
+        async def work(database: Database, start: Callable[[], Worker]) -> None:
+            worker = start()
+            accepted = await submit(database, worker)
+            (claimed,) = await worker.claim()
+            async with worker.queue.transaction() as transaction:
+                await transaction.remove([claimed.entry])
+                # What put_back commits, seen by another process before this one comes to acknowledge its message.
+                rows(database_url, "UPDATE predictions SET status = 'queued' WHERE id = %s", accepted.row.id)
+                rows(database_url, "INSERT INTO outbox (prediction_id, priority) VALUES (%s, 3)", accepted.row.id)
+                worker.queue.look()
+                await asyncio.sleep(1)
+            (again,) = await worker.claim()
+            assert (again.id, again.run) == (accepted.row.id, 2)
+            await runs.finish(worker.queue, [done(again)])
+
+        run(work)
+
     def test_claim_that_the_database_fails_is_claimed_again(self, run, database_url):
         async def work(database: Database, start: Callable[[], Worker]) -> None:
             worker = start()

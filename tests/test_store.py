@@ -26,6 +26,7 @@ from model_server.store.submissions import Accepted, Submission
 from queue_server import photo, rows
 
 RESULT = [{"label": "cat", "index": 3, "score": 0.9, "top": []}]
+WAITING = "FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
 
 
 def psycopg_url(url: str):
@@ -75,6 +76,13 @@ async def claim(database: Database, most: int = 10, lease: float = 30) -> list[C
 
 def done(claimed: Claimed) -> Outcome:
     return Outcome(claimed, predictions=RESULT, model_version="1")
+
+
+async def until_one_waits_for_a_lock(database_url: str) -> None:
+    deadline = time.monotonic() + 10
+    while rows(database_url, f"SELECT count(*) {WAITING}") == [(0,)]:
+        assert time.monotonic() < deadline, "nothing waits for a lock"
+        await asyncio.sleep(0.02)
 
 
 async def status(database: Database, accepted: Accepted) -> str:
@@ -293,6 +301,21 @@ def test_a_follower_takes_over_where_the_first_ends_without_a_result(run, how):
     run(work)
 
 
+def test_a_follower_that_is_being_cancelled_does_not_take_over(run, database_url):
+    async def work(database: Database) -> None:
+        same = submission()
+        first, second, third = [await submit(database, same) for _ in range(3)]
+        async with await psycopg.AsyncConnection.connect(database_url) as other:
+            await other.execute("UPDATE predictions SET status = 'cancelled' WHERE id = %s", [second.row.id])
+            cancelling = asyncio.create_task(runs.cancel(queue(database), first.row.id))
+            await until_one_waits_for_a_lock(database_url)
+        assert await cancelling
+        assert [one.id for one in await claim(database)] == [third.row.id]
+        assert await status(database, second) == "cancelled"
+
+    run(work)
+
+
 def test_followers_share_a_failure_for_good(run):
     async def work(database: Database) -> None:
         same = submission()
@@ -359,6 +382,63 @@ def test_an_idempotency_key_names_one_request(run):
         assert (first.row.id, first.created, again.created) == (again.row.id, True, False)
         (other,) = await submissions.submit(database, queue(database), [dataclasses.replace(one, fingerprint=b"2")])
         assert isinstance(other, Unprocessable)
+
+    run(work)
+
+
+def test_two_that_submit_the_same_work_in_other_orders_are_both_served(run, database_url):
+    """Where each waits for the other, PostgreSQL ends one of them: here, ours."""
+    low, high = sorted((submission(), submission()), key=lambda one: one.work or b"")
+    insert = (
+        "INSERT INTO predictions (id, status, model, parameters, priority, deadline, work) "
+        "VALUES (gen_random_uuid(), 'queued', 'm', '{}', 3, now() + interval '1 h', %s)"
+    )
+
+    async def work(database: Database) -> None:
+        async with await psycopg.AsyncConnection.connect(database_url) as other:
+            await other.execute("SET deadlock_timeout = '60s'")
+            await other.execute(insert, [high.work])
+            submitting = asyncio.create_task(submissions.submit(database, queue(database), [low, high]))
+            await until_one_waits_for_a_lock(database_url)
+            await other.execute(insert, [low.work])
+        assert [one.cache for one in await submitting if isinstance(one, Accepted)] == ["collapsed"] * 2
+
+    run(work)
+
+
+def test_a_failure_to_attach_refuses_nothing_that_is_accepted(run, database_url):
+    async def work(database: Database) -> None:
+        same = submission()
+        leader = await submit(database, same)
+        async with await psycopg.AsyncConnection.connect(database_url) as other:
+            await other.execute("SELECT FROM predictions WHERE id = %s FOR UPDATE", [leader.row.id])
+            submitting = asyncio.create_task(submissions.submit(database, queue(database), [submission(), same]))
+            await until_one_waits_for_a_lock(database_url)
+            rows(database_url, f"SELECT pg_terminate_backend(pid) {WAITING}")
+            accepted, refused = await submitting
+        assert isinstance(accepted, Accepted)
+        assert isinstance(refused, DatabaseUnavailable)
+
+    run(work)
+
+
+def test_more_than_one_transaction_takes_is_removed_by_one_clean_up(run, database_url):
+    count = retention.AT_ONCE * 2 + 1
+    rows(
+        database_url,
+        """
+        WITH old AS (
+          INSERT INTO images (sha256, media_type, content, created_at)
+          SELECT sha256(n::text::bytea), 'image/png', '', now() - interval '2 h' FROM generate_series(1, %s) AS n
+          RETURNING sha256)
+        INSERT INTO predictions (id, status, model, image_sha256, parameters, priority, deadline, finished_at)
+        SELECT gen_random_uuid(), 'succeeded', 'm', sha256, '{}', 3, now(), now() - interval '2 h' FROM old
+        """,
+        count,
+    )
+
+    async def work(database: Database) -> None:
+        assert await retention.sweep(database, Images(database, None), 3600) == (count, count)
 
     run(work)
 

@@ -107,8 +107,9 @@ def _check_shape(tensor: InputTensor) -> None:
 
 
 def _encoded(tensor: InputTensor) -> list[Picture]:
-    values = _split(tensor.raw) if tensor.raw is not None else _flatten(tensor.values or ())
-    if len(values) != tensor.shape[0]:
+    count = tensor.shape[0]
+    values = _split(tensor.raw, count) if tensor.raw is not None else _flatten(tensor.values or ())
+    if len(values) != count:
         raise InvalidInput(f"Input {INPUT!r} has {len(values)} elements for the shape {tensor.shape}.")
     if not tensor.text_is_base64:
         return [bytes(value) for value in values]
@@ -121,9 +122,12 @@ def _flatten(values: Sequence[Any]) -> list[Any]:
     return [element for value in values for element in (value if isinstance(value, list) else [value])]
 
 
-def _split(raw: bytes) -> list[bytes]:
-    elements, start = [], 0
+def _split(raw: bytes, most: int) -> list[bytes]:
+    elements: list[bytes] = []
+    start = 0
     while start < len(raw):
+        if len(elements) == most:
+            raise InvalidInput(f"Input {INPUT!r} has more elements than the {most:,} of its shape.")
         if start + 4 > len(raw):
             raise InvalidInput(f"Input {INPUT!r} ends within the length of an element.")
         (length,) = struct.unpack_from("<I", raw, start)

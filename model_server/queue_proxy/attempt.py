@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
@@ -37,17 +38,20 @@ async def attempt(upstream: Split, cache: ReplyCache, images: Images, claimed: C
     """Ask the predictor once; an outcome with ``retry_seconds`` is to be tried again. Raises Away.
 
     What an identical request is asking now is not asked again. What one has found before is not taken: a result would
-    live on by being reused.
+    live on by being reused. At the deadline the predictor is not waited for any more.
     """
     try:
         content = await _content(images, claimed)
     except Unavailable as error:  # the image store's word, not the predictor's
         return _failed(claimed, str(error))
     try:
-        if claimed.work is None:
-            return _outcome(claimed, await _ask(upstream, claimed, content))
-        reply, _ = await cache.join(claimed.work, lambda: _ask(upstream, claimed, content))
-        return _outcome(claimed, reply)
+        async with asyncio.timeout(claimed.seconds_left):
+            if claimed.work is None:
+                return _outcome(claimed, await _ask(upstream, claimed, content))
+            reply, _ = await cache.join(claimed.work, lambda: _ask(upstream, claimed, content))
+            return _outcome(claimed, reply)
+    except TimeoutError:
+        return _failed(claimed, "The predictor was still at work.")
     except GatewayTimeout as error:
         return _failed(claimed, str(error))
     except (Unavailable, BadGateway) as error:

@@ -11,9 +11,9 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Literal
 
-CacheUse = Literal["hit", "collapsed"]
+from model_server.schema import CacheUse
+
 ENTRY_BYTES = 1100
 """What Python takes for an entry besides the bytes in it, measured with five headers."""
 

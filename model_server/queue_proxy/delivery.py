@@ -6,7 +6,9 @@ import asyncio
 import logging
 import math
 import random
+from collections import Counter as Numbers
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -21,7 +23,8 @@ from model_server.store.models import UNFINISHED, Record
 
 logger = logging.getLogger(__name__)
 
-AT_ONCE = 10
+AT_ONCE, AT_ONCE_PER_HOST = 40, 10
+"""A host that answers slowly leaves room for others."""
 POLL_SECONDS = 2
 LEASE_MARGIN_SECONDS = 30
 RETRY_FACTOR = 3.0
@@ -60,21 +63,41 @@ class Delivery:
         self._patience = patience
         self._outcomes = outcomes
         self._database = database
+        self._in_flight: Numbers[str] = Numbers()
         self._due = asyncio.Event()
         watch.on_change(self._heard)
 
     async def run(self) -> None:
-        """Deliver what is due, then wait for the next end of a prediction; until cancelled."""
+        """Deliver what is due, as there is room, then wait for the next end of a prediction; until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            while True:
+                self._due.clear()
+                rows = await self._take()
+                for row in rows:
+                    self._in_flight[row.host] += 1
+                    group.create_task(self._see_through(row))
+                if not rows:
+                    await self._wait()
+
+    async def _take(self) -> list[Record]:
+        """Return what is due and has room, whichever host it is for."""
+        numbers = self._in_flight.values()
+        busy = [host for host, number in self._in_flight.items() if number == AT_ONCE_PER_HOST]
+        most_elsewhere = max((number for number in numbers if number < AT_ONCE_PER_HOST), default=0)
+        room = min(AT_ONCE - sum(numbers), AT_ONCE_PER_HOST - most_elsewhere)
         lease = self._patience.timeout_seconds + LEASE_MARGIN_SECONDS
-        while True:
-            self._due.clear()
-            try:
-                rows = await callbacks.take_due(self._database, self._receiver, AT_ONCE, lease)
-                await asyncio.gather(*(self._deliver(row) for row in rows))
-            except DatabaseUnavailable:
-                rows = []
-            if not rows:
-                await self._wait()
+        try:
+            return await callbacks.take_due(self._database, self._receiver, room, lease, busy) if room else []
+        except DatabaseUnavailable:
+            return []
+
+    async def _see_through(self, row: Record) -> None:
+        try:
+            with suppress(DatabaseUnavailable):  # it is due again when the lease ends
+                await self._deliver(row)
+        finally:
+            self._in_flight -= Numbers([row.host])
+            self._due.set()
 
     async def _wait(self) -> None:
         try:

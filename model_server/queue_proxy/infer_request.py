@@ -57,13 +57,13 @@ def _images(tensor: dict[str, Any], binary: bytes, most: int) -> list[bytes]:
             check_count(count, most)
         case _:
             raise InvalidInput(f"Input {INPUT!r} of BYTES has the shape [N], N the number of images.")
-    elements = _elements(tensor, binary)
+    elements = _elements(tensor, binary, count)
     if len(elements) != count:
         raise InvalidInput(f"Input {INPUT!r} has {len(elements):,} elements for the shape {tensor['shape']}.")
     return elements
 
 
-def _elements(tensor: dict[str, Any], binary: bytes) -> list[bytes]:
+def _elements(tensor: dict[str, Any], binary: bytes, most: int) -> list[bytes]:
     values, parameters = tensor.get("data"), tensor.get("parameters")
     size = parameters.get("binary_data_size") if isinstance(parameters, dict) else None
     if (values is None) == (size is None):
@@ -71,7 +71,7 @@ def _elements(tensor: dict[str, Any], binary: bytes) -> list[bytes]:
     if size is not None:
         if size != len(binary):
             raise InvalidInput(f"binary_data_size is the number of bytes that follow the JSON: {len(binary):,}.")
-        return _split(binary)
+        return _split(binary, most)
     if binary:
         raise InvalidInput(f"{len(binary):,} bytes behind the JSON belong to no input.")
     if not isinstance(values, list):
@@ -83,10 +83,13 @@ def _flat(values: list[Any]) -> list[Any]:
     return [element for value in values for element in (value if isinstance(value, list) else [value])]
 
 
-def _split(binary: bytes) -> list[bytes]:
-    """Return BYTES elements, each behind its length in 4 bytes, little-endian."""
-    elements, start = [], 0
+def _split(binary: bytes, most: int) -> list[bytes]:
+    """Return BYTES elements, each behind its length in 4 bytes, little-endian; there may be millions of empty ones."""
+    elements: list[bytes] = []
+    start = 0
     while start < len(binary):
+        if len(elements) == most:
+            raise InvalidInput(f"Input {INPUT!r} has more elements than the {most:,} of its shape.")
         if start + 4 > len(binary):
             raise InvalidInput(f"Input {INPUT!r} ends within the length of an element.")
         (length,) = struct.unpack_from("<I", binary, start)

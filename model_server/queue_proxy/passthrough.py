@@ -9,20 +9,20 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from http import HTTPStatus
 
 from aiohttp import ClientResponse
-from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive, Scope, Send
 
 from model_server import telemetry
 from model_server.config import QueueProxySettings
-from model_server.errors import BadGateway, PayloadTooLarge
+from model_server.errors import BadGateway
 from model_server.http import body
 from model_server.queue_proxy import metrics, prefer
 from model_server.queue_proxy.admission import used_by
-from model_server.queue_proxy.cache import CacheUse, Reply, ReplyCache
+from model_server.queue_proxy.cache import Reply, ReplyCache
 from model_server.queue_proxy.intake import fingerprint
 from model_server.queue_proxy.split import Split
+from model_server.queue_proxy.upload import Upload
 from model_server.queue_proxy.upstream import HOP_BY_HOP, Body, end_to_end_headers, read_reply
-from model_server.schema import BINARY_HEADER, INSTANCE_COUNT_HEADER, REQUEST_ID_HEADER
+from model_server.schema import BINARY_HEADER, INSTANCE_COUNT_HEADER, REQUEST_ID_HEADER, CacheUse
 from model_server.store.metering import Usage
 
 NOT_SENT = HOP_BY_HOP | {b"authorization", b"x-request-id", b"expect", b"prefer"}
@@ -48,7 +48,7 @@ class PassThrough:
             await self._predict(scope, receive, send, model)
             return
         body.check_announced(scope, self._settings.max_body_bytes)
-        upload = Upload(receive, self._settings.max_body_bytes)
+        upload = Upload(receive, self._settings)
         try:
             async with (
                 self._upstream.slot(),
@@ -106,31 +106,6 @@ async def _timed(used: Usage) -> AsyncIterator[Usage]:
         yield used
     finally:
         used.compute_seconds += time.perf_counter() - begun
-
-
-class Upload:
-    """A request's body as it arrives; ``error`` is why it ended early, which the HTTP client would not tell."""
-
-    def __init__(self, receive: Receive, limit: int) -> None:
-        self._receive = receive
-        self._limit = limit
-        self.error: Exception | None = None
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        size, more = 0, True
-        while more:
-            message = await self._receive()
-            part: bytes = message.get("body", b"")
-            size += len(part)
-            if message["type"] == "http.disconnect":
-                self.error = ClientDisconnect()
-            elif size > self._limit:
-                self.error = PayloadTooLarge(f"The body has more than the {self._limit:,} bytes that are allowed.")
-            if self.error:
-                raise self.error
-            if part:
-                yield part
-            more = message.get("more_body", False)
 
 
 async def relay(response: ClientResponse, send: Send) -> None:

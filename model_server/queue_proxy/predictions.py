@@ -106,6 +106,7 @@ class PredictionRoutes:
         told: tuple[str, int] | None = None
         with self._watch.changes_of(row.id) as changed:
             while True:
+                row = await self._resources.again(row)
                 if told != (row.status, row.run):
                     told = row.status, row.run
                     data = orjson.dumps(await self._resources.render(row))
@@ -119,7 +120,6 @@ class PredictionRoutes:
                     return
                 if not await _set_within(changed, SILENCE_SECONDS):
                     yield b": still waiting\n\n"
-                row = await self._resources.again(row)
 
     async def queue(self, _request: Request) -> Response:
         """Return what an autoscaler reads."""

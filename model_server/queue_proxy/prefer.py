@@ -14,6 +14,7 @@ from model_server.store.queue.interface import HIGHEST_URGENCY, LOWEST_URGENCY
 
 DEFAULT_URGENCY = 3
 """RFC 9218, section 4.1."""
+URGENCIES = frozenset(str(urgency) for urgency in range(HIGHEST_URGENCY, LOWEST_URGENCY + 1))
 DEADLINE_HEADER = "Prediction-Deadline"
 IDEMPOTENCY_HEADER = "Idempotency-Key"
 IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e ]{1,255}")
@@ -66,7 +67,7 @@ def urgency(scope: Scope) -> int:
     """Return ``u`` of ``Priority``, 0..7, the lower the sooner; malformed ones count as 3 (RFC 9218, section 4)."""
     for part in all_values(scope, b"priority").split(","):
         name, _, value = part.strip().partition("=")
-        if name == "u" and value.isdigit() and HIGHEST_URGENCY <= int(value) <= LOWEST_URGENCY:
+        if name == "u" and value in URGENCIES:
             return int(value)
     return DEFAULT_URGENCY
 

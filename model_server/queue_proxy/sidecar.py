@@ -12,7 +12,8 @@ from model_server.config import QueueProxySettings
 from model_server.errors import BadGateway, GatewayTimeout, Unavailable
 from model_server.http import body
 from model_server.http.client_address import FORWARDED_FOR, client_address
-from model_server.queue_proxy.passthrough import Upload, has_body, relay
+from model_server.queue_proxy.passthrough import has_body, relay
+from model_server.queue_proxy.upload import Upload
 from model_server.queue_proxy.upstream import HOP_BY_HOP
 from model_server.schema import REQUEST_ID_HEADER
 
@@ -42,7 +43,7 @@ class Sidecar:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; raises Unavailable where the feedback service is away."""
         body.check_announced(scope, self._settings.max_body_bytes)
-        upload = Upload(receive, self._settings.max_body_bytes)
+        upload = Upload(receive, self._settings)
         try:
             async with self._session.request(
                 scope["method"],

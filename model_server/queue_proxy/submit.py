@@ -16,7 +16,7 @@ from starlette.types import Scope
 from model_server import telemetry
 from model_server.accounts.caller import Caller
 from model_server.config import ServiceSettings
-from model_server.errors import ModelServerError, NotFound
+from model_server.errors import DatabaseUnavailable, ModelServerError, NotFound
 from model_server.http import body
 from model_server.http.envelope import LOG_FIELDS
 from model_server.http.replies import json_response
@@ -28,8 +28,9 @@ from model_server.queue_proxy.intake import Work
 from model_server.queue_proxy.parts import Parts
 from model_server.queue_proxy.predictions import PredictionRoutes
 from model_server.queue_proxy.prefer import Preferences
-from model_server.queue_proxy.resources import is_finished
+from model_server.queue_proxy.resources import is_finished, resource
 from model_server.queue_proxy.split import place
+from model_server.schema import PredictionResource
 from model_server.store import submissions
 from model_server.store.gather import Gatherer
 from model_server.store.models import Record
@@ -67,15 +68,27 @@ class SubmitRoute:
             return await read_work(request.scope, data, self._settings)
 
         cache_status, row = await self.record(request.scope, request.path_params["model"], read, caller)
-        if wishes.wait_seconds:
-            row = await self._predictions.wait(row, wishes.wait_seconds)
+        row, shown = await self._shown(row, wishes.wait_seconds or 0)
         path = f"/v1/predictions/{row.id}"
         headers = {"Preference-Applied": wishes.applied, "Cache-Status": cache_status}
         if is_finished(row) and wishes.wait_seconds is not None:
             headers["Content-Location"] = path
-            return json_response(await self._resources.render(row), HTTPStatus.OK, headers)
+            return json_response(shown, HTTPStatus.OK, headers)
         headers |= {"Location": path, "Retry-After": str(self._settings.retry_after_seconds)}
-        return json_response(await self._resources.render_new(row), HTTPStatus.ACCEPTED, headers)
+        return json_response(shown, HTTPStatus.ACCEPTED, headers)
+
+    async def _shown(self, row: Record, wait_seconds: float) -> tuple[Record, PredictionResource]:
+        """Return the row, after the wait, and its resource.
+
+        Where the database is away by now, they are what was recorded: a refusal would have the caller send again what
+        is going to run.
+        """
+        try:
+            if wait_seconds:
+                row = await self._predictions.wait(row, wait_seconds)
+            return row, await self._resources.render_new(row)
+        except DatabaseUnavailable:
+            return row, resource(row)
 
     async def record(
         self, scope: Scope, model: str, read: Callable[[], Awaitable[Work]], caller: Caller

@@ -33,7 +33,6 @@ class Watch:
         self._queue = queue
         self._waiting: dict[UUID, dict[asyncio.Event, bool]] = defaultdict(dict)
         self._on_change: list[OnChange] = []
-        self.listening = False
         self.closing = False
 
     def close(self) -> None:
@@ -65,13 +64,11 @@ class Watch:
                     await self._listen(connection)
             except (Error, OSError) as error:
                 logger.warning("not listening to the database: %s", type(error).__name__)
-            self.listening = False
             await asyncio.sleep(RECONNECT_SECONDS)
 
     async def _listen(self, connection: DriverConnection[Any]) -> None:
         for channel in (changes.CHANNEL, self._queue.channel):
             await connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
-        self.listening = True
         self._wake_all()
         async for notice in connection.notifies():
             if notice.channel == changes.CHANNEL:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Literal
 from uuid import UUID
 
@@ -15,6 +15,7 @@ from model_server.store.models import CALLBACKS, RESOURCE_COLUMNS, Prediction, R
 Receiver = Literal["callback", "sink"]
 
 RECEIVERS = "unnest(ARRAY['callback', 'sink']) AS receiver"
+AUTHORITY = "//([^/?#]*)"
 IS_AWAITED = "CASE receiver WHEN 'callback' THEN callback_url IS NOT NULL ELSE forwarded END"
 """Whether one of the receivers wants the result of a prediction."""
 
@@ -30,15 +31,23 @@ async def schedule(connection: AsyncConnection, predictions: Sequence[UUID]) -> 
         await connection.execute(_SCHEDULE, {"ids": list(predictions)})
 
 
-async def take_due(database: Database, receiver: Receiver, most: int, lease_seconds: float) -> list[Record]:
-    """Return finished predictions that are due to a receiver, tried so often; each is ours until the lease ends."""
+async def take_due(
+    database: Database, receiver: Receiver, most: int, lease_seconds: float, busy: Collection[str] = ()
+) -> list[Record]:
+    """Return finished predictions that are due to a receiver, tried so often; each is ours until the lease ends.
+
+    ``host`` is where its callback goes, with the port, and empty for the sink; hosts that are ``busy`` get nothing.
+    """
+    host = literal("") if receiver == "sink" else func.substring(Prediction.callback_url, AUTHORITY)
     due = (
         select(CALLBACKS.c.prediction_id)
         .where(CALLBACKS.c.receiver == receiver, CALLBACKS.c.due_at <= func.now(), CALLBACKS.c.gave_up_at.is_(None))
         .order_by(CALLBACKS.c.due_at)
         .limit(most)
-        .with_for_update(skip_locked=True)
+        .with_for_update(skip_locked=True, of=CALLBACKS)
     )
+    if busy:
+        due = due.join(Prediction, Prediction.id == CALLBACKS.c.prediction_id).where(host.not_in(busy))
     taken = (
         update(CALLBACKS)
         .where(CALLBACKS.c.receiver == receiver, CALLBACKS.c.prediction_id.in_(due.scalar_subquery()))
@@ -47,7 +56,7 @@ async def take_due(database: Database, receiver: Receiver, most: int, lease_seco
         .cte("taken")
     )
     statement = (
-        select(*RESOURCE_COLUMNS, taken.c.attempts.label("tried"))
+        select(*RESOURCE_COLUMNS, taken.c.attempts.label("tried"), host.label("host"))
         .join(taken, taken.c.prediction_id == Prediction.id)
         .order_by(Prediction.id)
     )

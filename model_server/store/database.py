@@ -12,7 +12,7 @@ from psycopg import AsyncConnection as DriverConnection
 from psycopg import InterfaceError as DriverInterfaceError
 from psycopg import OperationalError
 from psycopg.abc import PQGen
-from psycopg.errors import UndefinedTable
+from psycopg.errors import DeadlockDetected, UndefinedTable
 from psycopg.types.array import ListBinaryDumper
 from psycopg.types.string import BytesBinaryDumper
 from psycopg.waiting import Ready, Wait
@@ -31,6 +31,17 @@ logger = logging.getLogger(__name__)
 CONNECT_SECONDS = 5
 POOL_SECONDS = 10
 """A request that waits longer for a connection is told to come back later."""
+VANISHED_SECONDS = 30
+"""After so long without a sign of life a connection is given up: a host that vanishes closes nothing."""
+SOCKET_OPTIONS: dict[str, Any] = {
+    "connect_timeout": CONNECT_SECONDS,
+    "keepalives": 1,
+    "keepalives_idle": 15,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": VANISHED_SECONDS * 1000,
+}
+"""https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-PARAMKEYWORDS"""
 SHUTTING_DOWN = "57P"
 """SQLSTATE class of a server that is starting or stopping; the connection is lost with it."""
 
@@ -59,7 +70,7 @@ class Database:
             pool_size=connections,
             max_overflow=0,
             pool_timeout=POOL_SECONDS,
-            connect_args={"connect_timeout": CONNECT_SECONDS},
+            connect_args=SOCKET_OPTIONS,
             json_serializer=lambda value: orjson.dumps(value).decode(),
             json_deserializer=orjson.loads,
         )
@@ -86,7 +97,7 @@ class Database:
     async def listen(self) -> DriverConnection[Any]:
         """Return a connection of its own, in autocommit, for notifications; raises psycopg.OperationalError."""
         dsn = self.url.set(drivername="postgresql").render_as_string(hide_password=False)
-        return await DriverConnection.connect(dsn, autocommit=True, connect_timeout=CONNECT_SECONDS)
+        return await DriverConnection.connect(dsn, autocommit=True, **SOCKET_OPTIONS)
 
     async def close(self) -> None:
         """Close every connection."""
@@ -109,6 +120,11 @@ def _failures_in_our_words() -> Iterator[None]:
         if not error.connection_invalidated and not _is_shutting_down(error.orig):
             raise
         raise DatabaseUnavailable(with_reason) from error
+
+
+def is_deadlock(error: DatabaseUnavailable) -> bool:
+    """Whether PostgreSQL ended a transaction so that another can go on; a second attempt is likely to succeed."""
+    return isinstance(getattr(error.__cause__, "orig", error.__cause__), DeadlockDetected)
 
 
 async def driver_of(connection: AsyncConnection) -> DriverConnection[Any]:

@@ -16,10 +16,10 @@ _ANNOUNCE = text("""
 """)
 _UNUSED = text("""
     SELECT sha256, location FROM images AS i
-    WHERE created_at < now() - make_interval(secs => :seconds)
+    WHERE created_at < now() - make_interval(secs => :seconds) AND (:outside OR location IS NULL)
       AND NOT EXISTS (SELECT FROM predictions AS p WHERE p.image_sha256 = i.sha256)
       AND NOT EXISTS (SELECT FROM feedback AS f WHERE f.image_sha256 = i.sha256)
-    LIMIT :most FOR UPDATE SKIP LOCKED
+    ORDER BY created_at LIMIT :most FOR UPDATE SKIP LOCKED
 """)
 _REMOVE = text("DELETE FROM images WHERE sha256 = ANY(CAST(:sha256 AS bytea[]))")
 
@@ -65,13 +65,14 @@ class Images:
         return await self._storage.get(sha256)
 
     async def sweep(self, grace_seconds: float, most: int) -> int:
-        """Remove images that no prediction and no feedback refers to, objects before their rows; return how many."""
-        values = {"seconds": grace_seconds, "most": most}
+        """Remove images that no prediction and no feedback refers to, objects before their rows; return how many.
+
+        Those in a store that this process was not told of stay.
+        """
+        values = {"seconds": grace_seconds, "most": most, "outside": self.are_outside}
         async with self._database.transaction() as connection:
             rows = (await connection.execute(_UNUSED, values)).all()
-            outside = [row.sha256 for row in rows if row.location is not None]
             if self._storage is not None:
-                await self._storage.remove(outside)
-            removed = [row.sha256 for row in rows if self._storage is not None or row.location is None]
-            await connection.execute(_REMOVE, {"sha256": removed})
-        return len(removed)
+                await self._storage.remove([row.sha256 for row in rows if row.location is not None])
+            await connection.execute(_REMOVE, {"sha256": [row.sha256 for row in rows]})
+        return len(rows)

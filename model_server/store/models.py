@@ -57,6 +57,7 @@ class Image(Base):
     __tablename__ = "images"
     __table_args__ = (
         CheckConstraint("content IS NOT NULL OR location IS NOT NULL AND size IS NOT NULL", name="kept_somewhere"),
+        Index("images_created", "created_at"),
     )
 
     sha256: Mapped[bytes] = mapped_column(primary_key=True)
@@ -88,6 +89,7 @@ class Prediction(Base):
             postgresql_include=["status", "model", "model_version"],
             postgresql_where=text("finished_at IS NOT NULL"),
         ),
+        Index("predictions_run", "finished_at", postgresql_where=text("status = 'succeeded' AND attempts > 0")),
         Index("predictions_leader", "leader", postgresql_where=text("leader IS NOT NULL")),
         Index("predictions_image", "image_sha256", postgresql_where=text("image_sha256 IS NOT NULL")),
         Index(

@@ -17,7 +17,7 @@ from model_server.store.models import IMAGES, PREDICTIONS, QUEUED, RESOURCE_COLU
 _STATE = text("""
     WITH recent AS (
       SELECT started_at, finished_at FROM predictions
-      WHERE finished_at IS NOT NULL AND status = 'succeeded' AND attempts > 0
+      WHERE status = 'succeeded' AND attempts > 0
       ORDER BY finished_at DESC LIMIT 100
     ), spans AS ( -- what each adds to the time in which at least one ran
       SELECT finished_at - started_at AS run,
@@ -31,8 +31,8 @@ _STATE = text("""
           WHERE status = 'queued' AND leader IS NULL AND priority = urgency) AS number
         FROM generate_series(0, 7) AS urgency) AS waiting) AS queued_by_urgency,
       (SELECT count(*) FROM predictions WHERE status = 'running') AS running,
-      (SELECT coalesce(extract(epoch FROM now() - min(created_at)), 0)::float
-        FROM predictions WHERE status = 'queued' AND leader IS NULL) AS oldest_age_seconds,
+      coalesce((SELECT extract(epoch FROM now() - created_at)::float FROM predictions
+        WHERE status = 'queued' AND leader IS NULL ORDER BY id LIMIT 1), 0) AS oldest_age_seconds, -- ids sort by time
       (SELECT extract(epoch FROM avg(run))::float FROM spans) AS run_seconds,
       (SELECT extract(epoch FROM sum(greatest(busy, '0')) / count(*))::float FROM spans) AS seconds_between_ends,
       (SELECT count(*) FROM callbacks WHERE receiver = 'callback' AND gave_up_at IS NULL) AS callbacks,

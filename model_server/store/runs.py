@@ -116,10 +116,12 @@ _EXPIRE = text("""
     RETURNING id, followed, (callback_url IS NOT NULL OR forwarded) AS is_awaited
 """)
 
+# Locked, for one of them may be ending meanwhile: it must not be chosen.
 _PROMOTE = text("""
-    WITH next AS (
-      SELECT DISTINCT ON (leader) id, leader FROM predictions
-      WHERE leader = ANY(:ids) AND status = 'queued' ORDER BY leader, id
+    WITH waiting AS (
+      SELECT id, leader FROM predictions WHERE leader = ANY(:ids) AND status = 'queued' ORDER BY id FOR UPDATE
+    ), next AS (
+      SELECT DISTINCT ON (leader) id, leader FROM waiting ORDER BY leader, id
     ), moved AS (
       UPDATE predictions AS p SET leader = next.id FROM next WHERE p.leader = next.leader AND p.id <> next.id
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, cast
+from typing import Any, cast
 from uuid import UUID
 
 import orjson
@@ -12,14 +12,14 @@ from psycopg import AsyncConnection as DriverConnection
 from psycopg import AsyncCursor
 from psycopg.rows import namedtuple_row
 
-from model_server.errors import ModelServerError, Overloaded, Unprocessable
+from model_server.errors import DatabaseUnavailable, ModelServerError, Overloaded, Unprocessable
+from model_server.schema import CacheUse
 from model_server.store.callbacks import IS_AWAITED, RECEIVERS
-from model_server.store.database import Database, driver_of
+from model_server.store.database import Database, driver_of, is_deadlock
 from model_server.store.identifiers import new_id
 from model_server.store.models import QUEUED, RESOURCE_COLUMNS, SUCCEEDED, Record
 from model_server.store.queue.interface import Queue
 
-CacheUse = Literal["hit", "collapsed"]
 ATTEMPTS = 5
 """Each time the identical work ends in between, the search begins anew."""
 
@@ -127,26 +127,47 @@ async def submit(
 ) -> list[Accepted | ModelServerError]:
     """Record predictions and queue them; attach one to identical work in flight, or answer it from a finished one.
 
-    One transaction for all that attach to nothing. In the order of ``submissions``: what was accepted, or Unprocessable
-    where an idempotency key belongs to another request. Raises DatabaseUnavailable.
+    One transaction for all that attach to nothing. In the order of ``submissions``: what was accepted; Unprocessable
+    where an idempotency key belongs to another request; DatabaseUnavailable where only attaching failed, the others
+    being committed by then. Raises it where nothing is.
     """
     values = [_values(one) for one in submissions]
-    columns = _columns(values, submissions)
-    # An entry that turns out to be needless, because the work is in flight or done, is dropped when it is claimed.
-    entries = [(row["id"], row["priority"]) for row in values if row["known"] is None]
-    async with database.pipeline() as driver:
-        accepting = await _execute(driver, _ACCEPT, columns)
-        if entries:
-            await queue.announce(driver, entries)
-    rows = {row.id: row for row in await accepting.fetchall()}
+    try:
+        rows = await _accept(database, queue, values, submissions)
+    except DatabaseUnavailable as error:
+        if not is_deadlock(error):
+            raise
+        rows = await _accept(database, queue, values, submissions)
     return [
-        _accepted(row) if (row := rows.get(value["id"])) else await _attach(database, queue, one)
+        _accepted(row) if (row := rows.get(value["id"])) else await _attach_or_say(database, queue, one)
         for value, one in zip(values, submissions, strict=True)
     ]
 
 
+async def _accept(
+    database: Database, queue: Queue, values: Sequence[Mapping[str, Any]], submissions: Sequence[Submission]
+) -> dict[UUID, Record]:
+    """Insert and queue what attaches to nothing; return the rows."""
+    # In one order everywhere, as the images are, so that two transactions seldom wait for each other.
+    ordered = sorted(values, key=lambda row: (row["work"] or b"", row["idempotency_key"] or ""))
+    # An entry that turns out to be needless, because the work is in flight or done, is dropped when it is claimed.
+    entries = [(row["id"], row["priority"]) for row in values if row["known"] is None]
+    async with database.pipeline() as driver:
+        accepting = await _execute(driver, _ACCEPT, _columns(ordered, submissions))
+        if entries:
+            await queue.announce(driver, entries)
+    return {row.id: row for row in await accepting.fetchall()}
+
+
 def _accepted(row: Record) -> Accepted:
     return Accepted(row, True, "hit" if row.status == SUCCEEDED else None)
+
+
+async def _attach_or_say(database: Database, queue: Queue, submission: Submission) -> Accepted | ModelServerError:
+    try:
+        return await _attach(database, queue, submission)
+    except DatabaseUnavailable as error:
+        return error
 
 
 async def _attach(database: Database, queue: Queue, submission: Submission) -> Accepted | ModelServerError:

@@ -15,6 +15,7 @@ from model_server.config import QueueProxySettings
 from model_server.errors import InvalidInput
 from model_server.http import body
 from model_server.http.replies import json_response
+from model_server.queue_proxy.upload import Arrival
 
 COLUMNS = ("label", "index", "score")
 """The named outputs, each a list in the order of the inputs."""
@@ -35,7 +36,7 @@ class ColumnFormat:
         if body.media_type(scope) not in body.JSON_TYPES:
             await self._app(scope, receive, send)
             return
-        peeked = Peeked(receive)
+        peeked = Peeked(receive, Arrival(self._settings))
         if not COLUMN_FORMAT.match(await peeked.beginning()):
             await self._app(scope, peeked.receive, send)
             return
@@ -50,15 +51,17 @@ class ColumnFormat:
 class Peeked:
     """A body whose beginning is looked at before somebody reads it."""
 
-    def __init__(self, receive: Receive) -> None:
+    def __init__(self, receive: Receive, arrival: Arrival) -> None:
         self._receive = receive
+        self._arrival = arrival
         self._seen: list[Message] = []
 
     async def beginning(self) -> bytes:
-        """Return the first bytes of the body, all that came with them."""
+        """Return the first bytes of the body, all that came with them; raises RequestTimeout."""
         start, more = b"", True
         while more and len(start) < PEEKED_BYTES:
-            self._seen.append(await self._receive())
+            async with self._arrival.awaited():
+                self._seen.append(await self._receive())
             start += self._seen[-1].get("body", b"")
             more = self._seen[-1].get("more_body", False)
         return start

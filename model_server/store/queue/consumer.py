@@ -11,6 +11,7 @@ from uuid import UUID
 from aio_pika.abc import AbstractConnection, AbstractIncomingMessage, AbstractQueue, ConsumerTag
 
 from model_server.store.queue.broker import ANSWER_SECONDS, BROKER_ERRORS, Broker, Prepare
+from model_server.store.queue.interface import Entry
 
 logger = logging.getLogger(__name__)
 
@@ -95,26 +96,38 @@ class Consumer:
         older, self._taken[prediction] = self._taken[prediction], message
         await _acknowledge(older)
 
-    def take(self, most: int) -> list[UUID]:
-        """Take up to ``most`` of what was delivered, most urgent first."""
+    def take(self, most: int) -> list[Entry]:
+        """Take up to ``most`` of what was delivered, most urgent first; their handles are the messages."""
         order = sorted(self._delivered, key=lambda one: (-(self._delivered[one].priority or 0), one))[:most]
         for prediction in order:
             self._taken[prediction] = self._delivered.pop(prediction)
-        return order
+        return [Entry(prediction, self._taken[prediction]) for prediction in order]
 
-    def undo(self, predictions: Iterable[UUID]) -> None:
+    def undo(self, entries: Iterable[Entry]) -> None:
         """Let what was taken be taken again."""
-        for prediction in predictions:
-            message = self._taken.pop(prediction, None)
+        for entry in entries:
+            message = self._taken.pop(entry.prediction, None)
             if message is not None and not message.channel.is_closed:
-                self._delivered[prediction] = message
+                self._delivered[entry.prediction] = message
         self.work.set()
 
-    async def settle(self, predictions: Iterable[UUID]) -> None:
-        """Tell the broker to forget what was taken; one that is away delivers it again, and it is found to be done."""
-        for prediction in predictions:
-            if (message := self._taken.pop(prediction, None)) is not None:
-                await _acknowledge(message)
+    async def settle(self, entries: Iterable[Entry]) -> None:
+        """Tell the broker to forget what was taken; one that is away delivers it again, and it is found to be done.
+
+        Of a prediction that was announced anew meanwhile, perhaps because this is its retry, the new message is kept.
+        """
+        done = []
+        for entry in entries:  # without a pause: what comes during one is another message
+            message = self._taken.pop(entry.prediction, None)
+            if message is None:
+                continue
+            if message is entry.handle or message.redelivered:
+                done.append(message)
+            else:
+                self._delivered[entry.prediction] = message
+                self.work.set()
+        for message in done:
+            await _acknowledge(message)
 
     async def release(self) -> None:
         """Receive no more, and give back what was delivered and not taken."""

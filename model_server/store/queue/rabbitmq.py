@@ -30,7 +30,9 @@ DECLARING = 7_305_809_154_024
 class RabbitTransaction:
     """What is to be announced is in the transaction; what is done with messages follows its end."""
 
-    def __init__(self, connection: AsyncConnection, consumer: Consumer, taken: list[UUID], settled: list[UUID]) -> None:
+    def __init__(
+        self, connection: AsyncConnection, consumer: Consumer, taken: list[Entry], settled: list[Entry]
+    ) -> None:
         self.connection = connection
         self._consumer = consumer
         self._taken = taken
@@ -38,12 +40,13 @@ class RabbitTransaction:
 
     async def take(self, most: int) -> list[Entry]:
         """Take what the broker has delivered."""
-        self._taken += self._consumer.take(most)
-        return [Entry(prediction) for prediction in self._taken]
+        entries = self._consumer.take(most)
+        self._taken += entries
+        return entries
 
     async def remove(self, entries: Sequence[Entry]) -> None:
         """Acknowledge the messages after the commit."""
-        self._settled += [entry.prediction for entry in entries]
+        self._settled += entries
 
     async def leave(self, entries: Sequence[Entry]) -> None:
         """Acknowledge the messages: the other worker has one of its own."""
@@ -79,8 +82,8 @@ class RabbitQueue:
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[RabbitTransaction]:
         """Begin, and commit at the end; messages are acknowledged then, or, where it fails, taken again."""
-        taken: list[UUID] = []
-        settled: list[UUID] = []
+        taken: list[Entry] = []
+        settled: list[Entry] = []
         try:
             async with self._database.transaction() as connection:
                 yield RabbitTransaction(connection, self._consumer, taken, settled)
