@@ -242,7 +242,7 @@ def test_a_refusal_is_for_good(tmp_path, database_url, stub, status):
     assert resource["error"] == {"code": "rejected", "message": "This is no image.", "status": status}
 
 
-def test_retries_end_at_the_deadline(tmp_path, database_url, queue, stub):
+def test_retries_end_at_the_deadline(request, tmp_path, database_url, queue, stub):
     stub.behave = lambda _number, _body: (500, b'{"error": "Out of memory."}')
     with running_proxy(tmp_path / "log", database_url, stub.url, retry_first_seconds=0.1, **queue) as proxy:
         begun = time.monotonic()
@@ -251,6 +251,8 @@ def test_retries_end_at_the_deadline(tmp_path, database_url, queue, stub):
     assert (resource["status"], resource["error"]["code"]) == ("failed", "deadline_exceeded")
     assert "Out of memory." in resource["error"]["message"]
     assert 2 <= resource["attempts"] <= 8
+    if queue:  # a retry that was due in that moment may be left there: whoever takes it drops it
+        asyncio.run(request.getfixturevalue("shared_rabbit").purge(queue["queue_name"]))
 
 
 def test_an_attempt_ends_at_the_deadline_and_its_slot_is_free(tmp_path, database_url, queue, stub):
