@@ -261,7 +261,8 @@ def test_an_attempt_ends_at_the_deadline_and_its_slot_is_free(tmp_path, database
         return 200, prediction_reply()
 
     stub.behave = behave
-    with running_proxy(tmp_path / "log", database_url, stub.url, dispatch_concurrency=1, **queue) as proxy:
+    settings = {"dispatch_concurrency": 1, "retry_first_seconds": 0.1, **queue}
+    with running_proxy(tmp_path / "log", database_url, stub.url, **settings) as proxy:
         late = proxy.submit(Prediction_Deadline="1").json()["id"]
         begun = time.monotonic()
         assert proxy.submit(Prefer="respond-async, wait=20").json()["status"] == "succeeded"
