@@ -9,9 +9,9 @@ from pydantic_settings import BaseSettings
 from pydantic_settings import SettingsError as UnreadableSetting
 
 from model_server.config.feedback import FeedbackSettings
+from model_server.config.groups import ENV_PREFIX, AccessSettings, DatabaseSettings, LogSettings, ServiceSettings
 from model_server.config.predictor import InputDtype, PredictorSettings, RuntimeName
 from model_server.config.queue_proxy import QueueProxySettings, WeightedPredictor
-from model_server.config.shared import ENV_PREFIX, AccessSettings, DatabaseSettings, LogSettings, ServiceSettings
 from model_server.config.up import UpSettings
 from model_server.errors import SettingsError
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from model_server.config.shared import AccessSettings, DatabaseSettings, ServiceSettings
+from model_server.config.groups import AccessSettings, DatabaseSettings, ServiceSettings
 
 
 class FeedbackSettings(ServiceSettings, DatabaseSettings, AccessSettings):

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from model_server.config.shared import MODEL_NAME_PATTERN, ServiceSettings
+from model_server.config.groups import MODEL_NAME_PATTERN, ServiceSettings
 
 RuntimeName = Literal["litert", "openvino", "tensorflow"]
 InputDtype = Literal["float32", "uint8", "int8"]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
-from model_server.config.shared import (
+from model_server.config.groups import (
     MIB,
     MODEL_NAME_PATTERN,
     URL_PATTERN,

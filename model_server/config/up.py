@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field, SecretStr
 
-from model_server.config.shared import LogSettings
+from model_server.config.groups import LogSettings
 
 
 class UpSettings(LogSettings):

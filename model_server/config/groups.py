@@ -1,4 +1,4 @@
-"""What the settings of several roles have in common."""
+"""Groups of settings that several roles have: logging, limits of a service, database, access."""
 
 from __future__ import annotations
 
