@@ -9,8 +9,9 @@ Applications, 1990):
 
 with an exponential tail of that mean for those who wait, and a service time distributed as Gamma with the measured
 mean and variance. A request that finds a core idle takes longer than one that follows another: processes are woken,
-caches have gone cold. So the service time falls from mean + wake on an idle pod to the mean on a busy one, in
-proportion to the share of time that its cores are idle, as the CPU time of a request is measured to do.
+caches have gone cold. So the service time falls from mean + wake on an idle pod to the mean on a busy one, with the
+square of the share of time that its cores are idle, as the CPU time of a request is measured to do: idle for a moment
+is not yet cold.
 
 A load balancer that does not know who is busy splits the requests at random: each pod is a queue of its own. --check
 compares the model with the open-loop measurements of `scaling.py`.
@@ -31,6 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 GRID = 400
+FIXED_POINT_STEPS = 40
 HIGHEST_UTILISATION = 0.8
 """Above it a little more load means a lot more waiting, and the approximation is off."""
 MOST_REPLICAS = 10_000
@@ -54,8 +56,11 @@ class Pod:
         return rate * self.mean / self.cores
 
     def service(self, rate: float) -> float:
-        """Return the mean service time at ``rate``, seconds: m = mean + wake (1 - rate m / cores)."""
-        return (self.mean + self.wake) / (1 + rate * self.wake / self.cores)
+        """Return the mean service time at ``rate``, seconds: m = mean + wake (1 - rate m / cores)^2."""
+        found = self.mean
+        for _ in range(FIXED_POINT_STEPS):
+            found = self.mean + self.wake * max(0.0, 1 - rate * found / self.cores) ** 2
+        return found
 
     def chance_of_waiting(self, rate: float) -> float:
         """Return Erlang's C: the probability that all cores are busy. ``rate`` has to be below saturation."""

@@ -182,7 +182,7 @@ def test_service_time_falls_from_that_of_an_idle_pod_to_that_of_a_busy_one() -> 
     assert pod.service(0) == pytest.approx(1.5)
     assert pod.service(2.0) == pytest.approx(1.0), "saturated"
     halfway = pod.service(1.0)
-    assert halfway == pytest.approx(1 + 0.5 * (1 - halfway / 2)), "longer by as much as the cores are idle"
+    assert halfway == pytest.approx(1 + 0.5 * (1 - halfway / 2) ** 2)
 
 
 def test_plan_has_the_least_replicas_that_hold_the_target() -> None:
