@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from model_server.classifier import Picture
 from model_server.errors import InvalidInput
+from model_server.http import bytes_tensor
 from model_server.http.base64_text import decode_base64
 from model_server.predictor.json_arrays import to_array
 from model_server.predictor.v1 import check_count
@@ -108,7 +109,11 @@ def _check_shape(tensor: InputTensor) -> None:
 
 def _encoded(tensor: InputTensor) -> list[Picture]:
     count = tensor.shape[0]
-    values = _split(tensor.raw, count) if tensor.raw is not None else _flatten(tensor.values or ())
+    values = (
+        bytes_tensor.split(tensor.raw, count, INPUT)
+        if tensor.raw is not None
+        else bytes_tensor.flatten(tensor.values or ())
+    )
     if len(values) != count:
         raise InvalidInput(f"Input {INPUT!r} has {len(values)} elements for the shape {tensor.shape}.")
     if not tensor.text_is_base64:
@@ -116,27 +121,6 @@ def _encoded(tensor: InputTensor) -> list[Picture]:
     if not all(isinstance(value, str) for value in values):
         raise InvalidInput(f"The elements of input {INPUT!r} of BYTES are base64 text.")
     return [decode_base64(value, f"{INPUT}[{place}]") for place, value in enumerate(values)]
-
-
-def _flatten(values: Sequence[Any]) -> list[Any]:
-    return [element for value in values for element in (value if isinstance(value, list) else [value])]
-
-
-def _split(raw: bytes, most: int) -> list[bytes]:
-    elements: list[bytes] = []
-    start = 0
-    while start < len(raw):
-        if len(elements) == most:
-            raise InvalidInput(f"Input {INPUT!r} has more elements than the {most:,} of its shape.")
-        if start + 4 > len(raw):
-            raise InvalidInput(f"Input {INPUT!r} ends within the length of an element.")
-        (length,) = struct.unpack_from("<I", raw, start)
-        start += 4
-        if start + length > len(raw):
-            raise InvalidInput(f"Input {INPUT!r} ends within an element of {length:,} bytes.")
-        elements.append(raw[start : start + length])
-        start += length
-    return elements
 
 
 def _pixels(tensor: InputTensor) -> NDArray[Any]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import struct
 from typing import Any
 
 from starlette.types import Scope
 
 from model_server.config import ServiceSettings
 from model_server.errors import InvalidInput, UnsupportedMediaType
-from model_server.http import body
+from model_server.http import body, bytes_tensor
 from model_server.http.base64_text import decode_base64
 from model_server.queue_proxy.intake import Work, check_count, work_of
 from model_server.schema import BINARY_HEADER
@@ -71,31 +70,9 @@ def _elements(tensor: dict[str, Any], binary: bytes, most: int) -> list[bytes]:
     if size is not None:
         if size != len(binary):
             raise InvalidInput(f"binary_data_size is the number of bytes that follow the JSON: {len(binary):,}.")
-        return _split(binary, most)
+        return bytes_tensor.split(binary, most, INPUT)
     if binary:
         raise InvalidInput(f"{len(binary):,} bytes behind the JSON belong to no input.")
     if not isinstance(values, list):
         raise InvalidInput(f'"data" of input {INPUT!r} is a list.')
-    return [decode_base64(value, f"{INPUT}[{place}]") for place, value in enumerate(_flat(values))]
-
-
-def _flat(values: list[Any]) -> list[Any]:
-    return [element for value in values for element in (value if isinstance(value, list) else [value])]
-
-
-def _split(binary: bytes, most: int) -> list[bytes]:
-    """Return BYTES elements, each behind its length in 4 bytes, little-endian; there may be millions of empty ones."""
-    elements: list[bytes] = []
-    start = 0
-    while start < len(binary):
-        if len(elements) == most:
-            raise InvalidInput(f"Input {INPUT!r} has more elements than the {most:,} of its shape.")
-        if start + 4 > len(binary):
-            raise InvalidInput(f"Input {INPUT!r} ends within the length of an element.")
-        (length,) = struct.unpack_from("<I", binary, start)
-        start += 4
-        if start + length > len(binary):
-            raise InvalidInput(f"Input {INPUT!r} ends within an element of {length:,} bytes.")
-        elements.append(binary[start : start + length])
-        start += length
-    return elements
+    return [decode_base64(value, f"{INPUT}[{place}]") for place, value in enumerate(bytes_tensor.flatten(values))]
