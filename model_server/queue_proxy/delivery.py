@@ -20,6 +20,7 @@ from model_server.store import callbacks
 from model_server.store.callbacks import Receiver
 from model_server.store.database import Database
 from model_server.store.models import UNFINISHED, Record
+from model_server.store.waiting import is_set_within
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +78,7 @@ class Delivery:
                     self._in_flight[row.host] += 1
                     group.create_task(self._see_through(row))
                 if not rows:
-                    await self._wait()
+                    await is_set_within(self._due, POLL_SECONDS)
 
     async def _take(self) -> list[Record]:
         """Return what is due and has room, whichever host it is for."""
@@ -98,13 +99,6 @@ class Delivery:
         finally:
             self._in_flight -= Numbers([row.host])
             self._due.set()
-
-    async def _wait(self) -> None:
-        try:
-            async with asyncio.timeout(POLL_SECONDS):
-                await self._due.wait()
-        except TimeoutError:
-            return
 
     def _heard(self, _prediction: UUID, status: str) -> None:
         if status not in UNFINISHED:

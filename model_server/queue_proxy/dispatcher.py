@@ -25,6 +25,7 @@ from model_server.store.identifiers import place_in
 from model_server.store.metering import Usage
 from model_server.store.models import CANCELLED
 from model_server.store.runs import Claimed, Outcome
+from model_server.store.waiting import is_set_within
 
 logger = logging.getLogger(__name__)
 
@@ -111,14 +112,7 @@ class Dispatcher:
         for one in claimed:
             self._begin(one)
         if len(claimed) < free:
-            await self._wait_for_work()
-
-    async def _wait_for_work(self) -> None:
-        try:
-            async with asyncio.timeout(self._settings.dispatch_poll_seconds):
-                await self._queue.work.wait()
-        except TimeoutError:
-            return
+            await is_set_within(self._queue.work, self._settings.dispatch_poll_seconds)
 
     def _begin(self, claimed: Claimed) -> None:
         metrics.DISPATCH_SECONDS.observe(claimed.seconds_waited)

@@ -17,6 +17,7 @@ from model_server.queue_proxy.parts import Parts
 from model_server.queue_proxy.resources import is_finished, resource
 from model_server.store import reads, runs
 from model_server.store.models import STATUSES, Record
+from model_server.store.waiting import is_set_within
 
 LOOK_AGAIN_SECONDS = 5
 """Whoever waits looks for himself so often, should a notification be lost."""
@@ -64,7 +65,8 @@ class PredictionRoutes:
                 left = end - loop.time()
                 if left <= 0 or self._watch.closing:
                     break
-                await _set_within(changed, min(left, LOOK_AGAIN_SECONDS))
+                await is_set_within(changed, min(left, LOOK_AGAIN_SECONDS))
+                changed.clear()
         return row
 
     async def list(self, request: Request) -> Response:
@@ -118,8 +120,9 @@ class PredictionRoutes:
                     )
                 if is_finished(row) or self._watch.closing:
                     return
-                if not await _set_within(changed, SILENCE_SECONDS):
+                if not await is_set_within(changed, SILENCE_SECONDS):
                     yield b": still waiting\n\n"
+                changed.clear()
 
     async def queue(self, _request: Request) -> Response:
         """Return what an autoscaler reads."""
@@ -131,13 +134,3 @@ class PredictionRoutes:
                 "oldest_age_seconds": round(state.oldest_age_seconds, 3),
             }
         )
-
-
-async def _set_within(event: asyncio.Event, seconds: float) -> bool:
-    try:
-        async with asyncio.timeout(seconds):
-            await event.wait()
-    except TimeoutError:
-        return False
-    event.clear()
-    return True

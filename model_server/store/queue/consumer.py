@@ -12,6 +12,7 @@ from aio_pika.abc import AbstractConnection, AbstractIncomingMessage, AbstractQu
 
 from model_server.store.queue.broker import ANSWER_SECONDS, BROKER_ERRORS, Broker, Prepare
 from model_server.store.queue.interface import Entry
+from model_server.store.waiting import is_set_within
 
 logger = logging.getLogger(__name__)
 
@@ -62,12 +63,9 @@ class Consumer:
         seconds = FIRST_LOOK_SECONDS
         while True:
             self._has_received = False
-            try:
-                async with asyncio.timeout(seconds):
-                    await ended.wait()
+            if await is_set_within(ended, seconds):
                 return
-            except TimeoutError:
-                seconds = LOOK_SECONDS
+            seconds = LOOK_SECONDS
             is_idle = not (self._has_received or self._delivered or self._taken or self._released)
             if is_idle and await self._broker.waiting(connection) == 0:
                 await self._found_empty()

@@ -15,6 +15,7 @@ from model_server.store.models import Record
 from model_server.store.queue import outbox
 from model_server.store.queue.broker import ANSWER_SECONDS, Broker, Prepare
 from model_server.store.queue.interface import LOWEST_URGENCY
+from model_server.store.waiting import is_set_within
 
 logger = logging.getLogger(__name__)
 
@@ -46,14 +47,7 @@ class Relay:
                     self._database, PUBLISHED_AT_ONCE, lambda rows: self._publish(channel, rows)
                 )
                 if published < PUBLISHED_AT_ONCE:
-                    await self._wait()
-
-    async def _wait(self) -> None:
-        try:
-            async with asyncio.timeout(LOOK_SECONDS):
-                await self.due.wait()
-        except TimeoutError:
-            return
+                    await is_set_within(self.due, LOOK_SECONDS)
 
     async def _publish(self, channel: AbstractChannel, rows: Sequence[Record]) -> None:
         """Publish in this order and wait for all confirmations; raises BROKER_ERRORS."""
