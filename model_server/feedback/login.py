@@ -51,9 +51,10 @@ class LoginRoutes:
         """Return a token for an e-mail and its password; which of the two is wrong is not said, nor to be measured."""
         email, password = await self._credentials(request)
         address, key = from_neighbour(request.scope), _key(email)
+        # What finds the account, or each way to write an e-mail would be given attempts of its own.
+        counted_as = key or email.casefold()
         try:
-            # By what finds the account, or each way to write an e-mail would be given attempts of its own.
-            self._attempts.login(address, key or email.casefold())
+            self._attempts.login(address, counted_as)
         except TooManyRequests:
             metrics.LOGINS.labels("limited").inc()
             raise
@@ -62,7 +63,7 @@ class LoginRoutes:
         if row is None or not right:
             metrics.LOGINS.labels("refused").inc()
             raise Unauthorized("E-mail or password is wrong.")
-        self._attempts.logged_in(address, key or email.casefold())
+        self._attempts.logged_in(address, counted_as)
         if renewed:
             await users.rehash(self._parts.database, row.id, renewed)
         metrics.LOGINS.labels("succeeded").inc()
