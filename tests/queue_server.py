@@ -10,7 +10,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -213,6 +213,31 @@ def submit_all(proxy: Proxy, count: int, parallel: int = 8, *, until: float = 60
                 time.sleep(0.1)
 
         return dict(pool.map(submit, range(count)))
+
+
+@contextlib.contextmanager
+def constant_load(predict_url: str, threads: int, queued: Container[int]) -> Iterator[list[str]]:
+    """Ask without a pause, some of the threads through the queue; yield the versions, or what came instead."""
+    seen: list[str] = []
+    ended = threading.Event()
+
+    def ask(thread: int) -> None:
+        headers = IMAGE | ({"Prefer": "respond-async, wait=30"} if thread in queued else {})
+        with httpx.Client(timeout=60) as client:
+            while not ended.is_set():
+                reply = client.post(predict_url, content=photo(), headers=headers)
+                told = reply.json().get("model_version") if thread in queued else reply.headers.get("Model-Version")
+                seen.append(str(told) if reply.status_code == 200 else f"{reply.status_code} {reply.text}")
+
+    workers = [threading.Thread(target=ask, args=(thread,)) for thread in range(threads)]
+    for worker in workers:
+        worker.start()
+    try:
+        yield seen
+    finally:
+        ended.set()
+        for worker in workers:
+            worker.join()
 
 
 def rows(database_url: str, query: str, *arguments: object) -> list[tuple[Any, ...]]:

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 
 from conftest import Server, running_server
 from model_server.config import QueueProxySettings
 from model_server.errors import SettingsError
 from model_server.queue_proxy.predictors_file import first_predictors
-from queue_server import IMAGE, Proxy, photo, running_proxy
+from queue_server import constant_load, running_proxy
 from test_split import CANARY, STABLE, canary_bundle, version_for, wait_for  # noqa: F401 - a fixture among them
 
 
@@ -26,31 +22,6 @@ def write(path: Path, **weights: int) -> None:
     fresh = path.with_suffix(".new")
     fresh.write_text(json.dumps([{"url": url, "weight": weight} for url, weight in weights.items()]))
     fresh.replace(path)
-
-
-@contextlib.contextmanager
-def constant_load(proxy: Proxy, threads: int = 4) -> Iterator[list[str]]:
-    """Ask without a pause, half of it through the queue; yield the versions, or what came instead, as they come."""
-    seen: list[str] = []
-    ended = threading.Event()
-
-    def ask(number: int) -> None:
-        prefer = {"Prefer": "respond-async, wait=20"} if number % 2 else {}
-        with httpx.Client(timeout=40) as client:
-            while not ended.is_set():
-                reply = client.post(proxy.predict_url, content=photo(), headers=IMAGE | prefer)
-                asked = reply.json()["model_version"] if number % 2 else reply.headers.get("Model-Version")
-                seen.append(str(asked) if reply.status_code == 200 else f"{reply.status_code} {reply.text}")
-
-    workers = [threading.Thread(target=ask, args=(number,)) for number in range(threads)]
-    for worker in workers:
-        worker.start()
-    try:
-        yield seen
-    finally:
-        ended.set()
-        for worker in workers:
-            worker.join()
 
 
 def test_predictors_are_exchanged_without_a_lost_request(
@@ -68,7 +39,7 @@ def test_predictors_are_exchanged_without_a_lost_request(
         ) as proxy,
     ):
         gone = server.url.removeprefix("http://")
-        with constant_load(proxy) as seen:
+        with constant_load(proxy.predict_url, 4, queued={1, 3}) as seen:
             wait_for(lambda: len(seen) > 20)
             write(file, **{canary.url: 1})
             wait_for(lambda: f'predictor_weight{{predictor="{gone}"}}' not in proxy.get("/metrics").text)

@@ -8,11 +8,9 @@ import shutil
 import signal
 import stat
 import subprocess
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -21,6 +19,7 @@ import pytest
 
 from conftest import DEFAULT_BUNDLE, database_folder, environment_with
 from pictures import draw, encode
+from queue_server import constant_load
 from system import COMMAND, System, alive, running_system
 from terminal import run_on_terminal
 from test_object_storage import BUCKET, S3, s3  # noqa: F401 - a fixture among them
@@ -80,38 +79,10 @@ def predictors(system: System) -> list[psutil.Process]:
     return [child for child in children if child.cmdline()[-1:] == ["predictor"]]
 
 
-@contextmanager
-def constant_load(system: System, threads: int = 3) -> Iterator[list[str]]:
-    """Ask without a pause, one of the threads through the queue; yield the versions, or what came instead."""
-    seen: list[str] = []
-    ended = threading.Event()
-    url = system.predict_url
-
-    def ask(thread: int) -> None:
-        prefer = {} if thread else {"Prefer": "respond-async, wait=30"}
-        number = 0
-        with httpx.Client(timeout=60) as client:
-            while not ended.is_set():
-                number += 1
-                reply = client.post(url, content=PHOTO + f"{thread}-{number}".encode(), headers=IMAGE | prefer)
-                told = reply.headers.get("Model-Version") if thread else reply.json().get("model_version")
-                seen.append(str(told) if reply.status_code == 200 else f"{reply.status_code}: {reply.text}")
-
-    workers = [threading.Thread(target=ask, args=(thread,)) for thread in range(threads)]
-    for worker in workers:
-        worker.start()
-    try:
-        yield seen
-    finally:
-        ended.set()
-        for worker in workers:
-            worker.join()
-
-
 def test_rollout_and_rollback_under_constant_load_lose_no_request(system: System, bundles: Path) -> None:
     """Under the name that callers know, and the port; the share of recent images that keep their class is printed."""
     name = system.model
-    with constant_load(system) as seen:
+    with constant_load(system.predict_url, 3, queued={0}) as seen:
         while len(seen) < 30:
             time.sleep(0.05)
         done = run(system, "rollout", bundles / "2")
@@ -133,7 +104,7 @@ def test_rollout_and_rollback_under_constant_load_lose_no_request(system: System
 
 
 def test_a_bundle_that_fails_its_golden_check_never_takes_traffic(system: System, bundles: Path) -> None:
-    with constant_load(system, 2) as seen:
+    with constant_load(system.predict_url, 2, queued={0}) as seen:
         refused = run(system, "rollout", bundles / "broken")
     assert refused.returncode == 1
     assert "Golden image" in refused.stderr
