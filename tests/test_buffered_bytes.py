@@ -123,7 +123,7 @@ def test_grpc_and_http_share_the_limit(start_server: StartServer):
         with unfinished(server, IMAGE, f"Content-Length: {PART}") as first:
             first.sendall(bytes(PART - 1))
             time.sleep(0.2)
-            with pytest.raises(InferenceServerException, match="as many bytes of request bodies"):
+            with pytest.raises(InferenceServerException, match="as many bytes of requests"):
                 triton.infer(server.model, [tensor])
         wait_until_accepted(server, IMAGE)
         triton.infer(server.model, [tensor])

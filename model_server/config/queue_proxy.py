@@ -53,6 +53,12 @@ class QueueProxySettings(ServiceSettings, DatabaseSettings, AccessSettings):
     predictor_timeout_seconds: float = Field(
         60, gt=0, description="An attempt that takes longer counts as failed, seconds; above the slowest prediction."
     )
+    max_reply_bytes: int = Field(
+        32 * MIB,
+        ge=1024,
+        description="Largest reply of a predictor, bytes; a larger one is 502. 32 MiB hold all scores of 64 images in "
+        "20,000 classes.",
+    )
     default_model: str | None = Field(
         None,
         pattern=MODEL_NAME_PATTERN,

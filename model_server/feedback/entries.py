@@ -20,6 +20,7 @@ from model_server.http.replies import json_response, picture_response, timestamp
 from model_server.store import feedback as store
 from model_server.store.feedback import Entry
 from model_server.store.gather import Gatherer
+from model_server.store.images import PIECE_BYTES
 from model_server.store.models import Record
 
 Item = tuple[Judgement, Author]
@@ -92,10 +93,11 @@ class EntryRoutes:
     async def image(self, request: Request) -> Response:
         """Return the picture that an entry is about, as it was sent."""
         row, _ = await self._visible(request)
-        found = await store.image(self._database, row.id)
+        found = await self._images.find(row.image_sha256)
         if found is None:
             raise NotFound("This feedback is about no picture that is kept.")
-        return picture_response(await self._images.content(found), found.media_type, found.sha256)
+        body.check_room(request.scope, PIECE_BYTES)
+        return await picture_response(self._images.pieces(found), found.size, found.media_type, found.sha256)
 
     async def remove(self, request: Request) -> Response:
         """Take an entry back."""

@@ -35,7 +35,7 @@ def header(scope: Scope, name: bytes) -> str:
 
 
 class Buffer:
-    """How many bytes of bodies a process holds, all requests together: at most ``most``, or one body of any size.
+    """How many bytes of bodies and replies a process holds, all requests together: at most ``most``, or one of any.
 
     What has arrived counts, not what is announced: whoever announces much and sends nothing keeps nobody out.
     """
@@ -47,7 +47,7 @@ class Buffer:
     def check(self, size: int, own: int) -> None:
         """Raise Overloaded where there is no room for more bytes of a request that has ``own`` already."""
         if self._held > own and self._held + size > self._most:
-            raise Overloaded("The server holds as many bytes of request bodies as it may. Try again later.")
+            raise Overloaded("The server holds as many bytes of requests and replies as it may. Try again later.")
 
     def take(self, size: int) -> None:
         """Count bytes that are held."""
@@ -72,13 +72,21 @@ class Share:
     def take(self, size: int) -> None:
         """Hold more; raises Overloaded where there is no room."""
         self.check(size)
+        self.add(size)
+
+    def add(self, size: int) -> None:
+        """Hold more, whether there is room or not: it is there already."""
         self._buffer.take(size)
         self._held += size
 
-    def release(self) -> None:
+    def remove(self, size: int) -> None:
+        """Hold less."""
+        self._buffer.give_back(size)
+        self._held -= size
+
+    def close(self) -> None:
         """Hold nothing any more."""
-        self._buffer.give_back(self._held)
-        self._held = 0
+        self.remove(self._held)
 
 
 SHARE = "model_server.share"
@@ -107,7 +115,13 @@ async def read(scope: Scope, receive: Receive, settings: ServiceSettings, most: 
 def release(scope: Scope) -> None:
     """Say that the request's body is not held any more, though the request goes on."""
     share: Share = scope[SHARE]
-    share.release()
+    share.close()
+
+
+def check_room(scope: Scope, size: int) -> None:
+    """Raise Overloaded where there is no room for so many bytes of a reply."""
+    share: Share = scope[SHARE]
+    share.check(size)
 
 
 def check_announced(scope: Scope, limit: int) -> int:

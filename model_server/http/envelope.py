@@ -76,12 +76,17 @@ class RequestEnvelope:
                 status = message["status"]
                 scope[REPLY_STARTED] = True
                 MutableHeaders(scope=message)[REQUEST_ID_HEADER] = request_id
-            await send(message)
+            size = len(message.get("body", b""))
+            share.add(size)  # until the reader has taken it
+            try:
+                await send(message)
+            finally:
+                share.remove(size)
 
         try:
             await self._answer(scope, receive, send_with_id)
         finally:
-            share.release()
+            share.close()
             seconds = time.perf_counter() - begun
             if label:
                 self._meter.end(label, status, seconds)

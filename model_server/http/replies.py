@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from datetime import datetime
 from typing import Any, overload
 
 import orjson
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 
 
 def json_response(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
@@ -14,15 +15,26 @@ def json_response(content: Any, status: int = 200, headers: dict[str, str] | Non
     return Response(orjson.dumps(content), status, {"Cache-Control": "no-store", **(headers or {})}, "application/json")
 
 
-def picture_response(content: bytes, media_type: str, sha256: bytes) -> Response:
-    """Return what a stranger sent, to be shown as an image or not at all."""
+async def picture_response(pieces: AsyncIterator[bytes], size: int, media_type: str, sha256: bytes) -> Response:
+    """Return what a stranger sent, to be shown as an image or not at all; it is read as its reader takes it.
+
+    What the first piece raises is raised here, while there is still a status to say it with.
+    """
+    first = await anext(pieces, b"")
+
+    async def all_pieces() -> AsyncIterator[bytes]:
+        yield first
+        async for piece in pieces:
+            yield piece
+
     headers = {
+        "Content-Length": str(size),
         "ETag": f'"{sha256.hex()}"',
         "Cache-Control": "private, max-age=3600",
         "X-Content-Type-Options": "nosniff",
         "Content-Security-Policy": "default-src 'none'; sandbox",
     }
-    return Response(content, headers=headers, media_type=media_type)
+    return StreamingResponse(all_pieces(), headers=headers, media_type=media_type)
 
 
 @overload

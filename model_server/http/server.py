@@ -7,22 +7,26 @@ import signal
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import uvicorn
 from starlette.types import ASGIApp
 
 from model_server.config import ENV_PREFIX
 from model_server.errors import SettingsError
+from model_server.http.connection import Connection
+from model_server.http.connections import Connections
 
 BACKLOG = 2048
-KEEP_ALIVE_SECONDS = 65
-"""Above the 60 s after which common load balancers drop an idle connection, so that they are the first to close it."""
+TICKS_A_SECOND = 10
+"""Of uvicorn's main loop."""
 
 
 class Server(uvicorn.Server):
     """Uvicorn without its own logs, headers and signal handling; ``should_exit`` drains and ends it."""
 
     def __init__(self, app: ASGIApp, grace_seconds: int) -> None:
+        self._connections = Connections()
         super().__init__(
             uvicorn.Config(
                 app,
@@ -33,11 +37,16 @@ class Server(uvicorn.Server):
                 date_header=False,
                 proxy_headers=False,  # who the caller is, `client_address` finds out
                 ws="none",
-                http="httptools",
-                timeout_keep_alive=KEEP_ALIVE_SECONDS,
+                http=partial(Connection, self._connections),  # type: ignore[arg-type]
                 timeout_graceful_shutdown=grace_seconds,
             )
         )
+
+    async def on_tick(self, counter: int) -> bool:
+        """Once a second, end the connections that have lasted too long; return whether to end the server."""
+        if counter % TICKS_A_SECOND == 0:
+            self._connections.sweep()
+        return await super().on_tick(counter)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

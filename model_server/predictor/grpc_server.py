@@ -127,7 +127,7 @@ async def _answer(answer: Callable[..., Awaitable[Any]], request: Any, context: 
             logger.exception("call failed")
         await context.abort(code, message)
     finally:
-        share.release()
+        share.close()
         _record(method, code, time.perf_counter() - begun)
 
 

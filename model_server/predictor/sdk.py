@@ -125,6 +125,8 @@ def build_application(data_plane: DataPlane) -> Any:
     """Return the SDK's application with its routes, and with errors in KServe's shape."""
     rest = RESTServer("kserve.model_server:app", data_plane, ModelRepositoryExtension(data_plane.model_registry), 0)
     rest.create_application()
+    # It would send callers to the address that it believes to be ours.
+    sdk_app.router.redirect_slashes = False
     sdk_app.add_exception_handler(HTTPException, _http_error)
     sdk_app.add_exception_handler(RequestValidationError, _validation_error)
     sdk_app.add_exception_handler(Exception, _unexpected_error)

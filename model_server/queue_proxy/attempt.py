@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
@@ -11,11 +12,10 @@ import orjson
 
 from model_server.errors import BadGateway, GatewayTimeout, Unavailable
 from model_server.queue_proxy.cache import Reply, ReplyCache
+from model_server.queue_proxy.contents import Contents
 from model_server.queue_proxy.intake import v1_body
 from model_server.queue_proxy.split import Split
-from model_server.queue_proxy.upstream import read_reply
 from model_server.schema import REQUEST_ID_HEADER
-from model_server.store.images import Images
 from model_server.store.runs import Claimed, Outcome
 
 LONGEST_MESSAGE = 500
@@ -34,18 +34,18 @@ class Away(Exception):
         self.busy = busy
 
 
-async def attempt(upstream: Split, cache: ReplyCache, images: Images, claimed: Claimed) -> Outcome:
+async def attempt(upstream: Split, cache: ReplyCache, contents: Contents, claimed: Claimed) -> Outcome:
     """Ask the predictor once; an outcome with ``retry_seconds`` is to be tried again. Raises Away.
 
     What an identical request is asking now is not asked again. What one has found before is not taken: a result would
     live on by being reused. At the deadline the predictor is not waited for any more.
     """
     try:
-        content = await _content(images, claimed)
-    except Unavailable as error:  # the image store's word, not the predictor's
-        return _failed(claimed, str(error))
-    try:
-        async with asyncio.timeout(claimed.seconds_left):
+        async with asyncio.timeout(claimed.seconds_left), AsyncExitStack() as stack:
+            try:
+                content = await stack.enter_async_context(contents.of(claimed))
+            except Unavailable as error:  # the store's word, not the predictor's
+                return _failed(claimed, str(error))
             if claimed.work is None:
                 return _outcome(claimed, await _ask(upstream, claimed, content))
             reply, _ = await cache.join(claimed.work, lambda: _ask(upstream, claimed, content))
@@ -58,12 +58,6 @@ async def attempt(upstream: Split, cache: ReplyCache, images: Images, claimed: C
         raise Away(str(error), busy=False) from None
 
 
-async def _content(images: Images, claimed: Claimed) -> bytes:
-    if claimed.content is None and claimed.image_sha256 is not None:
-        return await images.outside(claimed.image_sha256)
-    return claimed.content or b""
-
-
 async def _ask(upstream: Split, claimed: Claimed, content: bytes) -> Reply:
     media_type = claimed.media_type
     if claimed.image_sha256 is not None:
@@ -72,8 +66,7 @@ async def _ask(upstream: Split, claimed: Claimed, content: bytes) -> Reply:
     if claimed.traceparent:
         headers["traceparent"] = claimed.traceparent
     target = f"/v1/models/{quote(claimed.model, safe='')}:predict"
-    async with upstream.send("POST", target, headers, content, model=claimed.model) as response:
-        return await read_reply(response)
+    return await upstream.send("POST", target, headers, content, model=claimed.model)
 
 
 def _outcome(claimed: Claimed, reply: Reply) -> Outcome:

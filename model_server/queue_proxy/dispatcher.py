@@ -17,6 +17,7 @@ from model_server.breaker import Circuit
 from model_server.errors import DatabaseUnavailable
 from model_server.queue_proxy import metrics
 from model_server.queue_proxy.attempt import Away, attempt
+from model_server.queue_proxy.contents import Contents
 from model_server.queue_proxy.parts import Parts
 from model_server.queue_proxy.split import FAILURES_THAT_OPEN, place
 from model_server.store import runs
@@ -60,7 +61,7 @@ class Dispatcher:
         self._upstream = upstream
         self._cache = parts.cache
         self._metering = parts.metering
-        self._images = parts.images
+        self._contents = Contents(parts.database, parts.images)
         self._slots = settings.dispatch_concurrency
         # By number: one that has lost its lease is still in flight when the same prediction is claimed again.
         self._in_flight: dict[int, InFlight] = {}
@@ -135,7 +136,7 @@ class Dispatcher:
         begun = time.perf_counter()
         place.set(place_in(claimed.id))
         try:
-            outcome = await attempt(self._upstream, self._cache, self._images, claimed)
+            outcome = await attempt(self._upstream, self._cache, self._contents, claimed)
         except Away as reason:
             self.circuit.failed()
             metrics.ATTEMPTS.labels("away").inc()

@@ -14,7 +14,6 @@ from model_server.errors import ModelServerError
 from model_server.queue_proxy.model_list import served_models
 from model_server.queue_proxy.split import Split
 from model_server.queue_proxy.upstream import Upstream
-from model_server.schema import MODEL_VERSION_HEADER
 from model_server.store import labels
 from model_server.store.database import Database
 
@@ -97,11 +96,9 @@ class LabelLearner:
 
 async def _ask(upstream: Upstream | Split, model: str) -> tuple[str, list[str]] | None:
     """Return the version that answers now and its labels; None where the predictor does not name them."""
-    async with upstream.send("GET", f"/v2/models/{quote(model, safe='')}", {}, None) as response:
-        body = await response.read()
-        version = response.headers.get(MODEL_VERSION_HEADER)
-        names = _labels(body) if response.status == 200 else None
-    return (version, names) if version and names else None
+    reply = await upstream.send("GET", f"/v2/models/{quote(model, safe='')}", {}, None)
+    names = _labels(reply.body) if reply.status == 200 else None
+    return (reply.version, names) if reply.version and names else None
 
 
 def _labels(body: bytes) -> list[str] | None:

@@ -12,12 +12,11 @@ from model_server.queue_proxy.split import Split
 
 async def served_models(predictor: Split) -> list[str]:
     """Return the names that the predictor lists; raises as ``Split.send`` does, Unavailable while it starts."""
-    async with predictor.send("GET", "/v1/models", {}, None) as response:
-        content = await response.read()
-        if response.status != 200:
-            raise Unavailable("The predictor lists no models yet.")
+    reply = await predictor.send("GET", "/v1/models", {}, None)
+    if reply.status != 200:
+        raise Unavailable("The predictor lists no models yet.")
     try:
-        names = orjson.loads(content)["models"]
+        names = orjson.loads(reply.body)["models"]
     except (orjson.JSONDecodeError, KeyError, TypeError):
         raise BadGateway("The predictor's list of models is none.") from None
     return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from model_server.accounts.authentication import Authentication
 from model_server.config import QueueProxySettings
+from model_server.http.body import Buffer
 from model_server.queue_proxy.admission import Admission
 from model_server.queue_proxy.cache import ReplyCache
 from model_server.queue_proxy.metering import Metering
@@ -26,6 +27,7 @@ class Parts:
     """Connections and readers; made once, inside the running loop."""
 
     settings: QueueProxySettings
+    buffer: Buffer
     database: Database
     queue: Queue
     images: Images
@@ -42,17 +44,19 @@ class Parts:
     @classmethod
     def make(cls, settings: QueueProxySettings) -> Parts:
         """Make them; raises SettingsError where the database's URL is wrong."""
+        buffer = Buffer(settings.max_buffered_bytes)
         database = Database(url_of(settings), settings.database_connections)
         queue = open_queue(settings, database)
         authentication = Authentication(settings, database)
         metering, throttle = Metering(database), Throttle(settings, database)
         return cls(
             settings,
+            buffer,
             database,
             queue,
             Images(database, open_storage(settings.image_store)),
             authentication,
-            Split(settings, first_predictors(settings)),
+            Split(settings, first_predictors(settings), buffer),
             Sidecar(settings),
             ReplyCache(settings.cache_seconds, settings.cache_bytes),
             Watch(database, queue),

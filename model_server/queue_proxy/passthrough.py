@@ -5,30 +5,29 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from http import HTTPStatus
 
-from aiohttp import ClientResponse
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from model_server import telemetry
 from model_server.config import QueueProxySettings
-from model_server.errors import BadGateway
 from model_server.http import body
 from model_server.queue_proxy import metrics, prefer
 from model_server.queue_proxy.admission import used_by
 from model_server.queue_proxy.cache import Reply, ReplyCache
+from model_server.queue_proxy.end_to_end import as_text, end_to_end
 from model_server.queue_proxy.intake import fingerprint
 from model_server.queue_proxy.split import Split
-from model_server.queue_proxy.upload import Upload
-from model_server.queue_proxy.upstream import HOP_BY_HOP, Body, end_to_end_headers, read_reply
 from model_server.schema import BINARY_HEADER, INSTANCE_COUNT_HEADER, REQUEST_ID_HEADER, CacheUse
 from model_server.store.metering import Usage
 
-NOT_SENT = HOP_BY_HOP | {b"authorization", b"x-request-id", b"expect", b"prefer"}
-"""What is meant for us: the predictor learns no token."""
+FOR_US = frozenset({b"authorization", b"x-request-id", b"prefer"})
+"""The predictor learns no token."""
 CACHEABLE_BYTES = 1024 * 1024
-"""A larger request streams through and is computed: keeping and hashing it would cost more than it gains."""
+"""A larger request is computed: keeping and hashing it would cost more than it gains."""
+BODILESS = frozenset({"GET", "HEAD"})
+"""What these announce as a body is not waited for: it would have no meaning (RFC 9110, section 9.3.1)."""
 CACHE_STATUS = b"cache-status"
 CACHE_STATUSES: dict[CacheUse | None, bytes] = {"hit": b"hit", "collapsed": b"fwd=miss; collapsed", None: b"fwd=miss"}
 
@@ -44,36 +43,26 @@ class PassThrough:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         model = model_of(scope["path"]) if scope["method"] == "POST" else None
-        if model and self._settings.cache_seconds and _is_small(scope):
-            await self._predict(scope, receive, send, model)
+        if scope["method"] in BODILESS:
+            await _reply(await self._fetch(scope, None, None), scope, send)
             return
-        body.check_announced(scope, self._settings.max_body_bytes)
-        upload = Upload(receive, self._settings)
-        try:
-            async with (
-                self._upstream.slot(),
-                _timed(used_by(scope)) as used,
-                self._send(scope, upload if has_body(scope) else None, model) as response,
-            ):
-                if model:
-                    used.images += images_in(response.status, response.headers.get(INSTANCE_COUNT_HEADER))
-                await relay(response, send)
-        except BadGateway:
-            raise upload.error or BadGateway("The predictor broke off before its answer was complete.") from None
-
-    async def _predict(self, scope: Scope, receive: Receive, send: Send, model: str) -> None:
-        """Answer a prediction from the cache, from an identical one in flight, or from the predictor."""
         data = await body.read(scope, receive, self._settings)
-        await _reply(*await self.obtain(scope, data, model), send)
+        if model is None:
+            await _reply(await self._fetch(scope, data, None), scope, send)
+            return
+        reply, use = await self.obtain(scope, data, model)
+        await _reply(reply, scope, send, use)
 
-    async def obtain(self, scope: Scope, data: bytes, model: str) -> tuple[Reply, bytes]:
-        """Return the reply to a prediction whose body is ``data``, and its ``Cache-Status``."""
+    async def obtain(self, scope: Scope, data: bytes, model: str) -> tuple[Reply, bytes | None]:
+        """Return the reply to a prediction whose body is ``data``, and its ``Cache-Status``, None without a cache."""
         reply, use = await self._obtain(scope, data, model)
         used_by(scope).images += images_in(reply.status, reply.header(INSTANCE_COUNT_HEADER))
         return reply, use
 
-    async def _obtain(self, scope: Scope, data: bytes, model: str) -> tuple[Reply, bytes]:
-        if prefer.wants_fresh(scope) or not self._settings.cache_seconds:
+    async def _obtain(self, scope: Scope, data: bytes, model: str) -> tuple[Reply, bytes | None]:
+        if not self._settings.cache_seconds or len(data) > CACHEABLE_BYTES:
+            return await self._fetch(scope, data, model), None
+        if prefer.wants_fresh(scope):
             return await self._fetch(scope, data, model), b"fwd=request"
         key = _key(scope, data, model) + self._upstream.identity()
         reply, use = await self._cache.obtain(
@@ -81,45 +70,34 @@ class PassThrough:
         )
         return reply, CACHE_STATUSES[use]
 
-    async def _fetch(self, scope: Scope, data: bytes, model: str) -> Reply:
-        async with self._upstream.slot(), _timed(used_by(scope)), self._send(scope, data, model) as response:
-            return await read_reply(response)
-
-    def _send(self, scope: Scope, content: Body, model: str | None) -> AbstractAsyncContextManager[ClientResponse]:
+    async def _fetch(self, scope: Scope, data: bytes | None, model: str | None) -> Reply:
+        """Ask the predictor. The slot is taken when the body is there, so that nobody holds one by sending slowly."""
         target = scope["raw_path"].decode("latin-1")
         if scope["query_string"]:
             target += f"?{scope['query_string'].decode('latin-1')}"
-        headers = [
-            (name.decode("latin-1"), value.decode("latin-1"))
-            for name, value in scope["headers"]
-            if name not in NOT_SENT
-        ]
-        headers.append((REQUEST_ID_HEADER, telemetry.request_id.get()))
-        return self._upstream.send(scope["method"], target, headers, content, model=model)
+        headers = [*as_text(end_to_end(scope["headers"], FOR_US)), (REQUEST_ID_HEADER, telemetry.request_id.get())]
+        async with self._upstream.slot(), _timed(used_by(scope)):
+            return await self._upstream.send(scope["method"], target, headers, data, model=model)
 
 
 @asynccontextmanager
-async def _timed(used: Usage) -> AsyncIterator[Usage]:
+async def _timed(used: Usage) -> AsyncIterator[None]:
     """Count the time within as the predictor's."""
     begun = time.perf_counter()
     try:
-        yield used
+        yield
     finally:
         used.compute_seconds += time.perf_counter() - begun
 
 
-async def relay(response: ClientResponse, send: Send) -> None:
-    """Pass a reply on as it arrives."""
-    start: Message = {"type": "http.response.start", "status": response.status, "headers": end_to_end_headers(response)}
-    await send(start)
-    async for part in response.content.iter_any():
-        await send({"type": "http.response.body", "body": part, "more_body": True})
-    await send({"type": "http.response.body", "body": b""})
-
-
-async def _reply(reply: Reply, cache_status: bytes, send: Send) -> None:
-    metrics.SYNC_CACHE.labels(cache_status.decode().rpartition(" ")[2].removeprefix("fwd=")).inc()
-    headers = [*reply.headers, (CACHE_STATUS, b"queue-proxy; " + cache_status)]
+async def _reply(reply: Reply, scope: Scope, send: Send, cache_status: bytes | None = None) -> None:
+    body.release(scope)  # the reply is there: the request is not needed any more
+    headers = [*reply.headers]
+    if scope["method"] != "HEAD":
+        headers.append((b"content-length", str(len(reply.body)).encode()))
+    if cache_status is not None:
+        metrics.SYNC_CACHE.labels(cache_status.decode().rpartition(" ")[2].removeprefix("fwd=")).inc()
+        headers.append((CACHE_STATUS, b"queue-proxy; " + cache_status))
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})
     await send({"type": "http.response.body", "body": reply.body})
 
@@ -138,16 +116,6 @@ def model_of(path: str) -> str | None:
     if path.startswith("/v2/models/") and path.endswith("/infer"):
         return path[len("/v2/models/") : -len("/infer")].partition("/")[0]
     return None
-
-
-def has_body(scope: Scope) -> bool:
-    """Whether a request announces a body."""
-    return body.header(scope, b"content-length") not in {"", "0"} or bool(body.header(scope, b"transfer-encoding"))
-
-
-def _is_small(scope: Scope) -> bool:
-    length = body.header(scope, b"content-length")
-    return length.isdigit() and int(length) <= CACHEABLE_BYTES
 
 
 def _key(scope: Scope, data: bytes, model: str) -> bytes:

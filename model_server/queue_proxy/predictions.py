@@ -10,12 +10,13 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from model_server.errors import Conflict, InvalidInput, NotFound
-from model_server.http import paging
+from model_server.http import body, paging
 from model_server.http.replies import json_response, picture_response
 from model_server.queue_proxy import metrics, prefer
 from model_server.queue_proxy.parts import Parts
 from model_server.queue_proxy.resources import is_finished, resource
 from model_server.store import reads, runs
+from model_server.store.images import PIECE_BYTES
 from model_server.store.models import STATUSES, Record
 from model_server.store.waiting import is_set_within
 
@@ -93,10 +94,11 @@ class PredictionRoutes:
     async def image(self, request: Request) -> Response:
         """Return the image as it was sent."""
         row = await self._row(request)
-        found = None if row.image_sha256 is None else await reads.image(self._database, row.image_sha256)
+        found = await self._images.find(row.image_sha256)
         if found is None:
             raise NotFound("This prediction is about several images or arrays; none is stored by itself.")
-        return picture_response(await self._images.content(found), found.media_type, row.image_sha256)
+        body.check_room(request.scope, PIECE_BYTES)
+        return await picture_response(self._images.pieces(found), found.size, found.media_type, found.sha256)
 
     async def events(self, request: Request) -> Response:
         """Stream a server-sent event for each change of status, the present one first."""

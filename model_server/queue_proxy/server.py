@@ -58,7 +58,8 @@ async def _run(settings: QueueProxySettings, *, serve: bool, dispatch: bool) -> 
     with listen(settings.queue_proxy_host, settings.queue_proxy_port, "QUEUE_PROXY_PORT") as listener:
         parts = Parts.make(settings)
         router = app.build_router(parts) if serve else app.build_operations(parts)
-        server = Server(RequestEnvelope(router, RouteMeter(parts.metering), settings), settings.shutdown_grace_seconds)
+        envelope = RequestEnvelope(router, RouteMeter(parts.metering), settings, parts.buffer)
+        server = Server(envelope, settings.shutdown_grace_seconds)
         stopping = stop_signal()
         learner = LabelLearner(parts.database, parts.upstream)
         background = [asyncio.create_task(one.run()) for one in (parts.watch, parts.metering, learner)]

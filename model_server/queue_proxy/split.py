@@ -10,22 +10,23 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager
 from contextvars import ContextVar
 from functools import partial
 from uuid import UUID
 
-from aiohttp import ClientResponse
 from starlette.types import Scope
 
 from model_server.breaker import Breaker, Circuit
 from model_server.config import QueueProxySettings, WeightedPredictor
 from model_server.errors import BadGateway, Unavailable
 from model_server.http import body as http_body
+from model_server.http.body import Buffer
 from model_server.http.client_address import client_address
 from model_server.queue_proxy import metrics
-from model_server.queue_proxy.upstream import Body, Headers, Upstream
+from model_server.queue_proxy.cache import Reply
+from model_server.queue_proxy.upstream import Headers, Upstream
 from model_server.store.identifiers import PLACES
 
 logger = logging.getLogger(__name__)
@@ -41,8 +42,8 @@ place: ContextVar[int] = ContextVar("place", default=0)
 class Member:
     """One predictor, what is in flight there, and whether it is away. It gets the places below ``end``."""
 
-    def __init__(self, settings: QueueProxySettings, url: str) -> None:
-        self.upstream = Upstream(settings, url)
+    def __init__(self, settings: QueueProxySettings, url: str, buffer: Buffer) -> None:
+        self.upstream = Upstream(settings, url, buffer)
         self.weight = 0
         self.end = 0
         self.label = self.upstream.url.partition("://")[2]
@@ -81,8 +82,9 @@ class Split:
     While that one is away the heaviest stands in for it; for the heaviest, the model that is trusted, nobody does.
     """
 
-    def __init__(self, settings: QueueProxySettings, predictors: Sequence[WeightedPredictor]) -> None:
+    def __init__(self, settings: QueueProxySettings, predictors: Sequence[WeightedPredictor], buffer: Buffer) -> None:
         self._settings = settings
+        self._buffer = buffer
         self._members: list[Member] = []
         self._leaving: dict[asyncio.Task[None], Member] = {}
         self._on_answer: list[OnAnswer] = []
@@ -113,7 +115,7 @@ class Split:
         logger.info("predictors", extra={"weights": {member.label: member.weight for member in members}})
 
     def _join(self, url: str) -> Member:
-        member = Member(self._settings, url)
+        member = Member(self._settings, url, self._buffer)
         member.upstream.on_answer(partial(self._answered, member.upstream))
         return member
 
@@ -149,22 +151,21 @@ class Split:
         """Return what tells results of this predictor from those of others; nothing where there are no others."""
         return b"" if len(self._members) == 1 else self._chosen().label.encode()
 
-    @asynccontextmanager
     async def send(
-        self, method: str, target: str, headers: Headers, body: Body, *, model: str | None = None
-    ) -> AsyncIterator[ClientResponse]:
+        self, method: str, target: str, headers: Headers, body: bytes | None, *, model: str | None = None
+    ) -> Reply:
         """Send a request to ``target``, an encoded path with its query; raises as ``Upstream.send`` does."""
         member = self._chosen()
         metrics.PREDICTOR_REQUESTS.labels(member.label).inc()
         try:
             with member.working():
-                async with member.upstream.send(method, target, headers, body, model=model) as response:
-                    member.circuit.succeeded()
-                    yield response
+                reply = await member.upstream.send(method, target, headers, body, model=model)
         except (Unavailable, BadGateway):
             if member is not self._main:  # who asks the heaviest holds back by a circuit of his own
                 member.circuit.failed()
             raise
+        member.circuit.succeeded()
+        return reply
 
     async def is_ready(self) -> bool:
         """Whether the heaviest says that it can predict."""

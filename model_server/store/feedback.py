@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from model_server.errors import Gone
 from model_server.store.database import Database
 from model_server.store.identifiers import new_id
-from model_server.store.models import FEEDBACK, IMAGES, Record
+from model_server.store.models import FEEDBACK, Record
 
 FOREIGN_KEY_VIOLATION = "23503"
 
@@ -117,20 +117,6 @@ async def one(database: Database, identifier: UUID) -> Record | None:
     """Return one entry."""
     async with database.transaction() as connection:
         return (await connection.execute(select(FEEDBACK).where(FEEDBACK.c.id == identifier))).one_or_none()
-
-
-async def image(database: Database, identifier: UUID) -> Record | None:
-    """Return ``sha256``, ``media_type`` and ``content`` of the picture that an entry is about; None: none is kept.
-
-    ``content`` is None where it is in an object.
-    """
-    statement = (
-        select(IMAGES.c.sha256, IMAGES.c.media_type, IMAGES.c.content)
-        .join(FEEDBACK, FEEDBACK.c.image_sha256 == IMAGES.c.sha256)
-        .where(FEEDBACK.c.id == identifier)
-    )
-    async with database.transaction() as connection:
-        return (await connection.execute(statement)).one_or_none()
 
 
 async def remove(database: Database, identifier: UUID) -> bool:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
 from sqlalchemy import text
 
 from model_server.errors import Unavailable
@@ -14,6 +17,12 @@ _ANNOUNCE = text("""
     INSERT INTO images (sha256, media_type, location, size) VALUES (:sha256, :media_type, :location, :size)
     ON CONFLICT (sha256) DO UPDATE SET created_at = now(), location = excluded.location, size = excluded.size
 """)
+_STORED = text("""
+    SELECT sha256, media_type, content IS NULL AS is_outside, coalesce(size, octet_length(content)) AS size
+    FROM images WHERE sha256 = :sha256
+""")
+_PIECE = text("SELECT substring(content FROM :first FOR :length) FROM images WHERE sha256 = :sha256")
+_CONTENT = text("SELECT sha256, content FROM images WHERE sha256 = :sha256")
 _UNUSED = text("""
     SELECT sha256, location FROM images AS i
     WHERE created_at < now() - make_interval(secs => :seconds) AND (:outside OR location IS NULL)
@@ -22,6 +31,19 @@ _UNUSED = text("""
     ORDER BY created_at LIMIT :most FOR UPDATE SKIP LOCKED
 """)
 _REMOVE = text("DELETE FROM images WHERE sha256 = ANY(CAST(:sha256 AS bytea[]))")
+
+
+PIECE_BYTES = 256 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class StoredImage:
+    """An image without its content; ``size`` is in bytes."""
+
+    sha256: bytes
+    media_type: str
+    is_outside: bool
+    size: int
 
 
 class Images:
@@ -58,11 +80,40 @@ class Images:
             return bytes(row.content)
         return await self.outside(row.sha256)
 
+    async def find(self, sha256: bytes | None) -> StoredImage | None:
+        """Return an image without its content, None where it is not kept."""
+        async with self._database.transaction() as connection:
+            row = (await connection.execute(_STORED, {"sha256": sha256})).one_or_none()
+        return None if row is None else StoredImage(*row)
+
+    async def pieces(self, image: StoredImage) -> AsyncIterator[bytes]:
+        """Yield the content in pieces, of which one is in memory at a time; raises Unavailable."""
+        for start in range(0, image.size, PIECE_BYTES):
+            yield await self._piece(image, start, min(PIECE_BYTES, image.size - start))
+
+    async def _piece(self, image: StoredImage, start: int, length: int) -> bytes:
+        if image.is_outside:
+            return await self._outside().get_part(image.sha256, start, length)
+        values = {"sha256": image.sha256, "first": start + 1, "length": length}
+        async with self._database.transaction() as connection:
+            piece = (await connection.execute(_PIECE, values)).scalar_one_or_none()
+        if piece is None:
+            raise Unavailable("The image was removed while it was read.")
+        return bytes(piece)
+
+    async def whole(self, sha256: bytes) -> bytes:
+        """Return the content of an image that is kept; raises Unavailable."""
+        async with self._database.transaction() as connection:
+            return await self.content((await connection.execute(_CONTENT, {"sha256": sha256})).one())
+
     async def outside(self, sha256: bytes) -> bytes:
         """Return an image that is in an object; raises Unavailable."""
+        return await self._outside().get(sha256)
+
+    def _outside(self) -> ObjectStorage:
         if self._storage is None:
             raise Unavailable("The image is in a store that this server was not told of.")
-        return await self._storage.get(sha256)
+        return self._storage
 
     async def sweep(self, grace_seconds: float, most: int) -> int:
         """Remove images that no prediction and no feedback refers to, objects before their rows; return how many.

@@ -56,6 +56,13 @@ class ObjectStorage:
         except (BaseError, OSError) as error:
             raise _away(error) from error
 
+    async def get_part(self, sha256: bytes, start: int, length: int) -> bytes:
+        """Return so many bytes of an image; raises Unavailable."""
+        try:
+            return bytes(await obstore.get_range_async(self._store, _name(sha256), start=start, length=length))
+        except (BaseError, OSError) as error:
+            raise _away(error) from error
+
     async def remove(self, sha256s: Sequence[bytes]) -> None:
         """Remove images; one that is not there is as good as removed."""
         for sha256 in sha256s:

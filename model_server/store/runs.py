@@ -8,19 +8,21 @@ from typing import Any
 from uuid import UUID
 
 import orjson
-from sqlalchemy import bindparam, select, text
+from sqlalchemy import bindparam, case, func, select, text
 from sqlalchemy.dialects.postgresql import ARRAY, INTEGER, TEXT
 from sqlalchemy.dialects.postgresql import UUID as PG_UUID
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from model_server.store import callbacks
 from model_server.store.changes import announce
-from model_server.store.database import driver_of
+from model_server.store.database import Database, driver_of
 from model_server.store.models import CANCELLED, FAILED, IMAGES, RUNNING, SUCCEEDED, Record
 from model_server.store.queue.interface import Entry, Queue, QueueTransaction
 
 DEADLINE_EXCEEDED = "deadline_exceeded"
 EXPIRED_AT_ONCE = 500
+SMALL_BYTES = 1024 * 1024
+"""A larger request is not read as it is claimed: dozens are claimed at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +36,7 @@ class Claimed:
     attempts: int
     model: str
     content: bytes | None
-    """None: it is in an object, under ``image_sha256``."""
+    """None: it is large, or in an object, and is read when it is its turn."""
     media_type: str
     image_sha256: bytes | None
     parameters: dict[str, Any]
@@ -64,10 +66,13 @@ _CLAIM = text("""
     UPDATE predictions
     SET status = 'running', run = run + 1, attempts = attempts + 1, started_at = now()
     WHERE id = ANY(:ids) AND status IN ('queued', 'running') AND deadline > now()
-    RETURNING id, user_id, run, attempts, model, image_sha256, document, parameters, work, request_id, traceparent,
+    RETURNING id, user_id, run, attempts, model, image_sha256, parameters, work, request_id, traceparent,
+      CASE WHEN octet_length(document) <= :small THEN document END AS document,
       extract(epoch FROM deadline - now())::float AS seconds_left,
       extract(epoch FROM now() - created_at)::float AS seconds_waited
 """).bindparams(_array("ids", PG_UUID))
+
+_DOCUMENT = text("SELECT document FROM predictions WHERE id = :id")
 
 _FINISH = text("""
     UPDATE predictions AS p
@@ -156,7 +161,7 @@ async def _claim(queue: Queue, most: int) -> tuple[int, list[Claimed]]:
         if not entries:
             return 0, []
         connection = transaction.connection
-        rows = (await connection.execute(_CLAIM, {"ids": list(entries)})).all()
+        rows = (await connection.execute(_CLAIM, {"ids": list(entries), "small": SMALL_BYTES})).all()
         claimed = await _with_content(connection, rows, entries)
         taken = {row.id for row in rows}
         if stale := [entry for prediction, entry in entries.items() if prediction not in taken]:
@@ -172,7 +177,8 @@ async def _with_content(
     images: dict[bytes, Record] = {}
     if wanted:
         columns = IMAGES.c
-        statement = select(columns.sha256, columns.media_type, columns.content).where(columns.sha256.in_(wanted))
+        small = case((func.octet_length(columns.content) <= SMALL_BYTES, columns.content)).label("content")
+        statement = select(columns.sha256, columns.media_type, small).where(columns.sha256.in_(wanted))
         images = {row.sha256: row for row in await connection.execute(statement)}
     return [_claimed(row, images.get(row.image_sha256), entries[row.id]) for row in rows]
 
@@ -195,6 +201,12 @@ def _claimed(row: Record, image: Record | None, entry: Entry) -> Claimed:
         request_id=row.request_id,
         traceparent=row.traceparent,
     )
+
+
+async def document(database: Database, prediction: UUID) -> bytes:
+    """Return the request of a prediction that is about several images, or arrays."""
+    async with database.transaction() as connection:
+        return bytes((await connection.execute(_DOCUMENT, {"id": prediction})).scalar_one())
 
 
 async def finish(queue: Queue, outcomes: Sequence[Outcome]) -> set[UUID]:

@@ -15,12 +15,9 @@ from model_server.config import QueueProxySettings
 from model_server.errors import InvalidInput
 from model_server.http import body
 from model_server.http.replies import json_response
-from model_server.queue_proxy.upload import Arrival
 
 COLUMNS = ("label", "index", "score")
 """The named outputs, each a list in the order of the inputs."""
-PEEKED_BYTES = 512
-"""Within so many the body tells which format it has."""
 COLUMN_FORMAT = re.compile(rb'\s*\{\s*(?:"signature_name"\s*:\s*"[^"]*"\s*,\s*)?"inputs"\s*:')
 
 
@@ -36,39 +33,15 @@ class ColumnFormat:
         if body.media_type(scope) not in body.JSON_TYPES:
             await self._app(scope, receive, send)
             return
-        peeked = Peeked(receive, Arrival(self._settings))
-        if not COLUMN_FORMAT.match(await peeked.beginning()):
-            await self._app(scope, peeked.receive, send)
+        data = await body.read(scope, receive, self._settings)
+        body.release(scope)  # whoever reads it again counts it
+        if not COLUMN_FORMAT.match(data):
+            await self._app(scope, _whole(data), send)
             return
-        data = await body.read(scope, peeked.receive, self._settings)
-        body.release(scope)  # whoever reads the rows counts them
         rows = orjson.dumps(to_rows(body.parse_json(data, self._settings.max_json_values)))
         headers = [(name, value) for name, value in scope["headers"] if name != b"content-length"]
         headers.append((b"content-length", str(len(rows)).encode()))
         await self._app({**scope, "headers": headers}, _whole(rows), Outputs(scope, send).send)
-
-
-class Peeked:
-    """A body whose beginning is looked at before somebody reads it."""
-
-    def __init__(self, receive: Receive, arrival: Arrival) -> None:
-        self._receive = receive
-        self._arrival = arrival
-        self._seen: list[Message] = []
-
-    async def beginning(self) -> bytes:
-        """Return the first bytes of the body, all that came with them; raises RequestTimeout."""
-        start, more = b"", True
-        while more and len(start) < PEEKED_BYTES:
-            async with self._arrival.awaited():
-                self._seen.append(await self._receive())
-            start += self._seen[-1].get("body", b"")
-            more = self._seen[-1].get("more_body", False)
-        return start
-
-    async def receive(self) -> Message:
-        """Return the body from its first message on."""
-        return self._seen.pop(0) if self._seen else await self._receive()
 
 
 class Outputs:
