@@ -53,6 +53,18 @@ class ServiceSettings(LogSettings):
     body_timeout_seconds: float = Field(
         30, gt=0, description="A body that takes longer to arrive is refused with 408, seconds."
     )
+    head_timeout_seconds: float = Field(
+        10, gt=0, description="A request whose head takes longer to arrive is refused with 408, seconds."
+    )
+    idle_timeout_seconds: float = Field(
+        75,
+        gt=0,
+        description="A connection without a request is closed after this, seconds; above what load balancers in front "
+        "keep one for, often 60 s, so that they close it first.",
+    )
+    unread_timeout_seconds: float = Field(
+        30, gt=0, description="A caller who takes nothing of a reply for so long is cut off, seconds."
+    )
     shutdown_grace_seconds: int = Field(
         30,
         ge=0,

@@ -42,7 +42,7 @@ async def _run(settings: FeedbackSettings) -> None:
     with listen(settings.feedback_host, settings.feedback_port, "FEEDBACK_PORT") as listener:
         parts = Parts.make(settings)
         envelope = RequestEnvelope(app.build_router(parts), RouteMeter(), settings)
-        server = Server(envelope, settings.shutdown_grace_seconds)
+        server = Server(envelope, settings)
         stopping = stop_signal()
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         logger.info("listening", extra={"http": listener.getsockname()[1], "mode": settings.mode})

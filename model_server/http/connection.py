@@ -24,6 +24,7 @@ MOST_HEAD_BYTES, MOST_FIELDS = 64 * 1024, 100
 """Of a request's line and header fields, its trailers counted in."""
 MOST_WAITING = 8
 """Requests that may wait behind one that is being answered, on the same connection."""
+VERSIONS = frozenset({"1.0", "1.1"})
 UPGRADE_FIELDS = frozenset({b"upgrade", b"http2-settings"})
 TOO_LARGE = f"The header fields have more than {MOST_HEAD_BYTES:,} bytes, or are more than {MOST_FIELDS}."
 TOO_SLOW = "The request's head did not arrive in time."
@@ -177,7 +178,8 @@ class Connection(HttpToolsProtocol):
         """Begin the reply, or let the request wait for the end of the one before."""
         self.scope["method"] = method = self.parser.get_method().decode("ascii")
         self.scope["http_version"] = version = self.parser.get_http_version()
-        if method == "CONNECT" or not self._is_framing_known() or len(self.pipeline) >= MOST_WAITING:
+        known = version in VERSIONS and method != "CONNECT" and self._is_framing_known()
+        if not known or len(self.pipeline) >= MOST_WAITING:
             raise httptools.HttpParserError
         self._in_head, self._silent_bytes = False, 0
         self._has_upgrade = self.parser.should_upgrade()
@@ -244,19 +246,22 @@ class Connection(HttpToolsProtocol):
         if self.transport.is_closing() or answered is None:
             return
         self.flow.resume_reading()
-        if answered.is_last or self._is_over:
+        if answered.is_last:
             self._end(all_read=not answered.more_body)
         elif self.pipeline:
             exchange, _ = self.pipeline.pop()
             self._begin(cast("Exchange", exchange))
+        elif self._is_over:
+            self._end(all_read=False)
         else:
             self._known.idle(self)
 
     def _refuse(self, status: HTTPStatus, sentence: str) -> None:
-        """Say why no request can be read from here on; whoever is being answered already gets that answer first."""
+        """Say why no request can be read from here on; those before it that are complete are answered first."""
         self._is_over = True
         self._known.busy(self)
-        self.pipeline.clear()
+        if self.pipeline and self.cycle.more_body:
+            self.pipeline.popleft()
         answering = self._unfinished()
         if answering is None:
             self._say(status, sentence)

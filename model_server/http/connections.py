@@ -8,14 +8,13 @@ import time
 from dataclasses import dataclass
 from typing import Protocol
 
-IDLE_SECONDS = 75
-"""Above the 60 s after which common load balancers drop an idle connection, so that they are the first to close it."""
-HEAD_SECONDS = 10
+from model_server.config import ServiceSettings
+
 LINGER_SECONDS, LINGER_BYTES = 5, 64 * 1024 * 1024
 """How long, and for how much, we wait for a caller to stop sending what has been answered already."""
-UNREAD_SECONDS = 30
+
 SPARE_SHARE, MOST_SPARE = 4, 256
-"""Of the descriptors a quarter, but no more than so many, are left to files, the database and the servers behind us."""
+"""Of the descriptors a quarter, but no more than so many, is left to files, the database and the servers behind us."""
 
 
 class Peer(Protocol):
@@ -42,7 +41,8 @@ class _Unread:
 class Connections:
     """All of one server. Each is idle, in the head of a request, busy with a request, or lingering after a reply."""
 
-    def __init__(self) -> None:
+    def __init__(self, settings: ServiceSettings) -> None:
+        self._settings = settings
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._first_spare = limit - min(limit // SPARE_SHARE, MOST_SPARE)
         self._all: set[Peer] = set()
@@ -56,11 +56,16 @@ class Connections:
         """Know a new connection; if descriptors run short, the one that has been idle longest is closed for it."""
         # The kernel gives the lowest number that is free: a high one says that nearly all are taken.
         if peer.transport.get_extra_info("socket").fileno() >= self._first_spare:
-            oldest = next(iter(self._idle), None) or next(iter(self._in_head), None)
-            if oldest is not None:
-                self._abort(oldest)
+            self.make_room()
         self._all.add(peer)
         self.idle(peer)
+
+    def make_room(self) -> bool:
+        """Close the connection that has been idle longest, or in a head; return whether there was one."""
+        oldest = next(iter(self._idle), None) or next(iter(self._in_head), None)
+        if oldest is not None:
+            self._abort(oldest)
+        return oldest is not None
 
     def closed(self, peer: Peer) -> None:
         """Forget a connection."""
@@ -98,10 +103,10 @@ class Connections:
     def sweep(self) -> None:
         """End what has lasted too long."""
         now = time.monotonic()
-        for peer in _older(self._idle, now - IDLE_SECONDS):
+        for peer in _older(self._idle, now - self._settings.idle_timeout_seconds):
             self.busy(peer)
             peer.transport.close()
-        for peer in _older(self._in_head, now - HEAD_SECONDS):
+        for peer in _older(self._in_head, now - self._settings.head_timeout_seconds):
             self.busy(peer)
             peer.time_out()
         for peer in [peer for peer, lingering in self._lingering.items() if lingering.until < now]:
@@ -119,7 +124,7 @@ class Connections:
         if size < unread.size:
             unread.since = now
         unread.size = size
-        return now - unread.since > UNREAD_SECONDS
+        return now - unread.since > self._settings.unread_timeout_seconds
 
     def _abort(self, peer: Peer) -> None:
         self.busy(peer)

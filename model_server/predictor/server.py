@@ -37,7 +37,7 @@ async def _serve(settings: PredictorSettings, workers: Workers) -> None:
     router = rest.build_router(service, settings, sdk.build_application(data_plane))
     buffer = Buffer(settings.max_buffered_bytes)
     envelope = RequestEnvelope(router, InferenceMeter(), settings, buffer)
-    server = Server(envelope, settings.shutdown_grace_seconds)
+    server = Server(envelope, settings)
     grpc_server = build_grpc_server(data_plane, service, settings, buffer) if settings.predictor_grpc_port else None
     with listen(settings.predictor_host, settings.predictor_port, "PREDICTOR_PORT") as listener:
         if grpc_server:

@@ -59,7 +59,7 @@ async def _run(settings: QueueProxySettings, *, serve: bool, dispatch: bool) -> 
         parts = Parts.make(settings)
         router = app.build_router(parts) if serve else app.build_operations(parts)
         envelope = RequestEnvelope(router, RouteMeter(parts.metering), settings, parts.buffer)
-        server = Server(envelope, settings.shutdown_grace_seconds)
+        server = Server(envelope, settings)
         stopping = stop_signal()
         learner = LabelLearner(parts.database, parts.upstream)
         background = [asyncio.create_task(one.run()) for one in (parts.watch, parts.metering, learner)]
