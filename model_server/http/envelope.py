@@ -121,4 +121,6 @@ def _log_access(scope: Scope, status: int, seconds: float) -> None:
             "client": client[0] if client else "",
             **scope.get(LOG_FIELDS, {}),
         }
-        logger.log(level, "%s %s", scope["method"], path, extra=fields)
+        # As it was sent: a path that is decoded may hold spaces, and look like further fields.
+        sent = scope.get("raw_path") or path.encode()
+        logger.log(level, "%s %s", scope["method"], sent.decode("latin-1"), extra=fields)
