@@ -7,9 +7,10 @@ from typing import Literal
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from model_server.config.addresses import HostName
+
 ENV_PREFIX = "MODEL_SERVER_"
 MIB = 1024 * 1024
-URL_PATTERN = r"^https?://[^/\s]+(/[^\s?#]*)?$"
 MODEL_NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 
 
@@ -52,6 +53,11 @@ class ServiceSettings(LogSettings):
     )
     body_timeout_seconds: float = Field(
         30, gt=0, description="A body that takes longer to arrive is refused with 408, seconds."
+    )
+    allowed_hosts: tuple[HostName, ...] = Field(
+        (),
+        description='Hosts that a request may be for, as JSON: `["models.example.com"]`; others are refused with 421. '
+        "Empty: any, as behind a proxy. The address that a connection has come to is always one.",
     )
     shutdown_grace_seconds: int = Field(
         30,
