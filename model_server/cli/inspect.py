@@ -35,7 +35,7 @@ def inspect(bundle: Path, runtime: str, no_check: bool, as_json: bool) -> None:
     from model_server import classifier as classifiers
     from model_server.exporter.pictures import OWN_FILES
 
-    if no_check and (bundle / bundles.MANIFEST).exists():
+    if no_check and bundles.has_manifest(bundle):
         found, check = bundles.read(bundle), "not run"
     else:
         classifier = classifiers.load(bundle, runtime, 1, OWN_FILES)  # type: ignore[arg-type]

@@ -12,8 +12,8 @@ from http.client import HTTPException
 from pathlib import Path
 from urllib.parse import quote
 
-from model_server.bundle import MANIFEST, Manifest
-from model_server.errors import Unavailable
+from model_server.bundle import read_manifest
+from model_server.errors import BundleError, Unavailable
 from model_server.printable import printable
 from model_server.up import asking
 
@@ -66,8 +66,8 @@ Ctrl-C ends everything.
 def picture_to_try(bundle: Path) -> Path:
     """Return the golden image that the model is surest of; a plain model has none, and gets a name to be replaced."""
     try:
-        golden = Manifest.model_validate_json((bundle / MANIFEST).read_bytes()).golden
-    except (OSError, ValueError):
+        golden = read_manifest(bundle).golden
+    except BundleError:
         golden = []
     surest = max(golden, key=lambda image: max(image.scores), default=None)
     return bundle / surest.file if surest else Path("photo.jpg")
