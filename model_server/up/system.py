@@ -21,6 +21,7 @@ from model_server.up import announcement, control, database, history, ports
 from model_server.up.child import Child, Ending, Service
 from model_server.up.control import Say
 from model_server.up.database import Database
+from model_server.up.door import Door
 from model_server.up.ports import Port
 from model_server.up.predictors import FILE as PREDICTORS_FILE
 from model_server.up.predictors import GRACE_SECONDS as PREDICTOR_GRACE_SECONDS
@@ -108,8 +109,9 @@ class _System:
             await self._serve(environment)
 
     async def _serve(self, environment: dict[str, str]) -> None:
+        door = Door(self._url, self._settings.mode == "open")
         hosts, at = partial(self._with_hosts, environment), self._settings.predictor_host
-        predictors = Predictors(hosts(at), at, self._folder, self._url, self._ending.hurried)
+        predictors = Predictors(hosts(at), at, self._folder, door, self._ending.hurried)
         rollouts = self._rollouts(predictors, environment)
         services = [
             Service(name, [name], hosts(host), grace, self._ending.hurried)
