@@ -7,8 +7,12 @@ A bundle is ``model.json``, ``labels.txt``, an artifact (``model.tflite``, ``mod
 from __future__ import annotations
 
 import hashlib
+import os
 import re
+import stat
+from collections.abc import Iterator
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
 
@@ -20,6 +24,11 @@ from model_server.errors import BundleError
 MANIFEST = "model.json"
 LABELS = "labels.txt"
 GOLDEN = "golden"
+MIB = 1024 * 1024
+MOST_TEXT = 16 * MIB
+"""Bytes of the manifest or the labels: a confusion matrix of a thousand classes takes half of it."""
+MOST_GOLDEN = 64 * MIB
+"""Bytes of a golden image."""
 
 ARTIFACTS: dict[RuntimeName, tuple[str, ...]] = {
     "litert": ("model.tflite",),
@@ -117,18 +126,21 @@ class Bundle:
         names = ARTIFACTS[runtime]
         for name in (self.manifest.artifact, *names):
             if name in names and (self.path / name).exists():
-                return self.path / name
+                return artifact_path(self.path, name)
         raise BundleError(
             f"The bundle {self.path} has nothing that the runtime {runtime} can load; it reads {' or '.join(names)}."
         )
 
 
+def has_manifest(path: Path) -> bool:
+    """Whether a folder is to be read as a bundle with a manifest, be it one that cannot be read."""
+    return os.path.lexists(path / MANIFEST)
+
+
 def read_manifest(path: Path) -> Manifest:
     """Read a bundle's manifest; raises BundleError that says what is wrong."""
     try:
-        return Manifest.model_validate_json((path / MANIFEST).read_bytes())
-    except OSError as error:
-        raise BundleError(f"{path / MANIFEST} cannot be read: {error.strerror}.") from None
+        return Manifest.model_validate_json(read_file(path, MANIFEST, MOST_TEXT))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
@@ -139,14 +151,18 @@ def read(path: Path) -> Bundle:
     """Read a bundle that has a manifest and prove its files; raises BundleError that says what is wrong."""
     manifest = read_manifest(path)
     verify_files(path, manifest)
-    return Bundle(path, manifest, read_labels(path / manifest.labels))
+    return Bundle(path, manifest, labels_of(path, manifest.labels))
 
 
-def read_plain(path: Path, artifact: str, runtime: RuntimeName, spec: InputSpec) -> Bundle:
-    """Describe a folder that has an artifact and labels only; its version is the artifact's hash."""
-    version = hashlib.sha256("".join(hash_files(path, artifact).values()).encode()).hexdigest()[:12]
+def plain_version(path: Path, artifact: str) -> str:
+    """Return the version of a folder that has an artifact and labels only: the artifact's hash."""
+    return hashlib.sha256("".join(hash_files(path, artifact).values()).encode()).hexdigest()[:12]
+
+
+def read_plain(path: Path, version: str, artifact: str, runtime: RuntimeName, spec: InputSpec) -> Bundle:
+    """Describe a folder that has an artifact and labels only."""
     manifest = Manifest(name=plain_name(path), version=version, input=spec, artifact=artifact, runtime=runtime)
-    return Bundle(path, manifest, read_labels(path / LABELS), proven=False)
+    return Bundle(path, manifest, labels_of(path, LABELS), proven=False)
 
 
 def plain_name(path: Path) -> str:
@@ -164,26 +180,95 @@ def find_artifact(path: Path) -> tuple[str, RuntimeName]:
 
 
 def read_labels(path: Path) -> list[str]:
-    """Return the classes, one a line."""
+    """Return the classes that a file of the caller's own names, one a line; raises BundleError."""
     try:
-        labels = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        return _labels(path.read_bytes(), path)
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read: {error.strerror}.") from None
+
+
+def labels_of(root: Path, name: str) -> list[str]:
+    """Return the classes of a bundle, one a line; raises BundleError."""
+    return _labels(read_file(root, name, MOST_TEXT), root / name)
+
+
+def _labels(content: bytes, path: Path) -> list[str]:
+    try:
+        labels = content.decode().splitlines()
+    except UnicodeDecodeError as error:
         raise BundleError(f"{path} cannot be read: {error}.") from None
     if not labels:
         raise BundleError(f"{path} names no class; it needs one a line.")
     return labels
 
 
+def read_file(root: Path, name: str, most: int) -> bytes:
+    """Return the content of a bundle's file; raises BundleError as ``open_file`` does, and above ``most`` bytes."""
+    with open_file(root, name) as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise BundleError(f"{root / name} has more than the {most:,} bytes that are read of it.")
+    return content
+
+
+def open_file(root: Path, name: str) -> BufferedReader:
+    """Open a bundle's file; raises BundleError unless it is a regular one inside the bundle.
+
+    Others may be read without an end, or be waited for without one. A link may lead to another place in the bundle, as
+    those of Kubernetes' volumes do.
+    """
+    path = inside(root, name)
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read: {error.strerror}.") from None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise BundleError(f"{path} is not a regular file.")
+    return os.fdopen(descriptor, "rb")
+
+
+def inside(root: Path, name: str) -> Path:
+    """Return the path of what a bundle holds; raises BundleError where a link leads out of it."""
+    path = root / name
+    try:
+        is_inside = path.resolve().is_relative_to(root.resolve())
+    except (OSError, RuntimeError):
+        raise BundleError(f"{path} is a link that leads to itself.") from None
+    if not is_inside:
+        raise BundleError(f"{path} is a link that leads out of the bundle; put the file itself there.")
+    return path
+
+
+def artifact_path(root: Path, name: str) -> Path:
+    """Return the path of an artifact, a regular file or, without a suffix, a folder; raises BundleError."""
+    path = inside(root, name)
+    if path.suffix or not path.is_dir():
+        open_file(root, name).close()
+    return path
+
+
 def hash_files(root: Path, *names: str) -> dict[str, str]:
     """Return the sha256 of each named file, and of each file below each named folder, by path inside ``root``."""
-    files = [
-        file for name in names for file in ([root / name] if (root / name).is_file() else (root / name).rglob("*"))
-    ]
     hashes = {}
-    for file in sorted(file for file in files if file.is_file()):
-        with file.open("rb") as content:
-            hashes[file.relative_to(root).as_posix()] = hashlib.file_digest(content, "sha256").hexdigest()
+    for file in sorted({file for name in names for file in _files(root / name)}):
+        name = file.relative_to(root).as_posix()
+        with open_file(root, name) as content:
+            hashes[name] = hashlib.file_digest(content, "sha256").hexdigest()
     return hashes
+
+
+def _files(path: Path) -> Iterator[Path]:
+    """Yield what is not a folder, at a path and below; raises BundleError for a link to a folder below it."""
+    if not path.is_dir():
+        if os.path.lexists(path):
+            yield path
+        return
+    for found in path.rglob("*"):
+        if found.is_symlink() and found.is_dir():
+            raise BundleError(f"{found} is a link to a folder; put the folder itself there.")
+        if not found.is_dir():
+            yield found
 
 
 def verify_files(path: Path, manifest: Manifest) -> None:

@@ -75,8 +75,8 @@ class Classifier:
         if len(golden.scores) != len(labels) or golden.label not in labels[golden.index : golden.index + 1]:
             raise BundleError(f"Golden image {golden.file}: its label or scores do not fit the {len(labels)} labels.")
         try:
-            return self.prepare((self.bundle.path / golden.file).read_bytes())
-        except (OSError, InvalidInput, PayloadTooLarge) as error:
+            return self.prepare(bundles.read_file(self.bundle.path, golden.file, bundles.MOST_GOLDEN))
+        except (BundleError, InvalidInput, PayloadTooLarge) as error:
             raise BundleError(f"Golden image {golden.file} cannot be read: {error}") from None
 
 
@@ -99,7 +99,7 @@ def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def load(path: Path, runtime: RuntimeName | Literal["auto"], threads: int, limits: image.Limits) -> Classifier:
     """Load a bundle, or a plain model with ``labels.txt``; raises BundleError. The golden check is the caller's."""
-    if (path / bundles.MANIFEST).exists():
+    if bundles.has_manifest(path):
         bundle = bundles.read(path)
         chosen = bundle.manifest.runtime if runtime == "auto" else runtime
         return Classifier(bundle, runtimes.load(chosen, bundle.artifact_for(chosen), threads), limits)
@@ -107,8 +107,9 @@ def load(path: Path, runtime: RuntimeName | Literal["auto"], threads: int, limit
     chosen = natural if runtime == "auto" else runtime
     if artifact not in bundles.ARTIFACTS[chosen]:
         raise BundleError(f"The runtime {chosen} cannot load {artifact}.")
-    model = runtimes.load(chosen, path / artifact, threads)
-    return Classifier(bundles.read_plain(path, artifact, chosen, plain_input(model)), model, limits)
+    version = bundles.plain_version(path, artifact)
+    model = runtimes.load(chosen, bundles.artifact_path(path, artifact), threads)
+    return Classifier(bundles.read_plain(path, version, artifact, chosen, plain_input(model)), model, limits)
 
 
 def load_checked(settings: PredictorSettings, threads: int) -> Classifier:
@@ -123,7 +124,7 @@ def runtime_of(path: Path, runtime: RuntimeName | Literal["auto"]) -> RuntimeNam
     """Return the runtime that will load a bundle or plain folder, without loading it; raises BundleError."""
     if runtime != "auto":
         return runtime
-    if (path / bundles.MANIFEST).exists():
+    if bundles.has_manifest(path):
         return bundles.read_manifest(path).runtime
     return bundles.find_artifact(path)[1]
 
@@ -131,8 +132,8 @@ def runtime_of(path: Path, runtime: RuntimeName | Literal["auto"]) -> RuntimeNam
 def name_of(path: Path) -> str:
     """Return the name that a bundle or plain folder will have, without proving or loading it."""
     try:
-        return bundles.Manifest.model_validate_json((path / bundles.MANIFEST).read_bytes()).name
-    except (OSError, ValueError):
+        return bundles.read_manifest(path).name
+    except BundleError:
         return bundles.plain_name(path)
 
 

@@ -82,6 +82,12 @@ class Gone(ModelServerError):
     status = HTTPStatus.GONE
 
 
+class MisdirectedRequest(ModelServerError):
+    """The request is for another host than this server answers for."""
+
+    status = HTTPStatus.MISDIRECTED_REQUEST
+
+
 class Unprocessable(ModelServerError):
     """A field breaks a rule, or the request contradicts one that was accepted before."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import sys
@@ -11,12 +10,14 @@ from contextvars import ContextVar
 from datetime import UTC, datetime
 
 from model_server.config import LogSettings
+from model_server.printable import json_line, printable
 
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 """Identifier of the request that the current task answers; empty outside of one."""
 
 ACCEPTABLE_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
-_JSON = json.JSONEncoder(ensure_ascii=False, default=str)
+AMBIGUOUS = re.compile(r'[ "=]|^$')
+INDENT = "    "
 _STANDARD_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
@@ -34,6 +35,12 @@ def _fields(record: logging.LogRecord) -> dict[str, object]:
     return fields
 
 
+def _value(value: object) -> str:
+    """Return a field's value as one word, or as a JSON string, so that it cannot be taken for further fields."""
+    text = printable(value)
+    return json_line(text) if AMBIGUOUS.search(text) else text
+
+
 class JSONFormatter(logging.Formatter):
     """One JSON object a line: time, level, logger, message, and whatever the call gave as ``extra``."""
 
@@ -48,18 +55,19 @@ class JSONFormatter(logging.Formatter):
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return _JSON.encode(line)
+        return json_line(line)
 
 
 class TextFormatter(logging.Formatter):
-    """A line for human eyes: time, level, message, fields."""
+    """A line for human eyes: time, level, message, fields. Only the lines of a stack follow it, and are indented."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
         time = datetime.fromtimestamp(record.created).astimezone().strftime("%H:%M:%S")
-        fields = " ".join(f"{name}={value}" for name, value in _fields(record).items())
-        line = f"{time} {record.levelname.lower():7} {record.getMessage()}  {fields}".rstrip()
-        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+        fields = " ".join(f"{name}={_value(value)}" for name, value in _fields(record).items())
+        line = f"{time} {record.levelname.lower():7} {printable(record.getMessage())}  {fields}".rstrip()
+        stack = self.formatException(record.exc_info).split("\n") if record.exc_info else ()
+        return "\n".join([line, *(f"{INDENT}{printable(one)}" for one in stack)])
 
 
 def configure_logging(settings: LogSettings) -> None:

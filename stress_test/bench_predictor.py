@@ -95,7 +95,7 @@ def plain_loop(loaded: classifier.Classifier, data: bytes, threads: int) -> dict
 
 
 def http_request(path: str, content_type: str, body: bytes, extra: str = "") -> bytes:
-    head = f"POST {path} HTTP/1.1\r\nHost: bench\r\nContent-Type: {content_type}\r\n"
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {content_type}\r\n"
     head += f"{extra}Content-Length: {len(body)}\r\n\r\n"
     return head.encode() + body
 

@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 
 import uvloop
 
-PROBE = b"GET /v2/health/live HTTP/1.1\r\nHost: probe\r\n\r\n"
+PROBE = b"GET /v2/health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
 PROBE_SECONDS = 0.02
 DRAIN_SECONDS = 30
 

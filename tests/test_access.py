@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import socket
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -213,3 +214,56 @@ def test_route_is_the_same_for_everybody(closed: Accounts, method: str, path: st
     for person in (closed.stranger, owner, *(owner.with_token(forge(owner)) for forge in FORGERIES.values())):
         got = person.send(method, path.format(model=MODEL), content=b"x" if method == "POST" else None)
         assert got.status_code == UNGUARDED[method, path], got.text
+
+
+def last_bits(token: str, more: int) -> str:
+    """Change bits of the last character that no byte of the signature takes."""
+    alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+    return token[:-1] + alphabet[alphabet.index(token[-1]) + more]
+
+
+OTHER_SPELLINGS: dict[str, Callable[[str], str]] = {
+    **{
+        f"and {end!r}": lambda text, end=end: text + end
+        for end in ("=", "==", "A", "AA", "AAAA", ".", "..", "!", "%00")
+    },
+    **{f"and {end!r}": lambda text, end=end: text + end for end in ("\x0b", "\xa0", "\x85", " x", ",", ";", '"')},
+    **{f"{begin!r} before": lambda text, begin=begin: begin + text for begin in ("=", ".", "A", "\t", '"', "Bearer ")},
+    "a character no base64 has": lambda text: text[:-5] + "!" + text[-5:],
+    "padding before the end": lambda text: text[:-1] + "=" + text[-1],
+    "one character less": lambda text: text[:-1],
+    "upper case": str.upper,
+    "twice": lambda text: f"{text}, Bearer {text}",
+    "other spare bits": lambda text: last_bits(text, 1),
+    "all spare bits": lambda text: last_bits(text, 3),
+    "another first part": lambda text: text.replace(".", "=.", 1),
+    "a space within": lambda text: text.replace(".", " .", 1),
+}
+
+
+def raw_status(url: str, *authorizations: str) -> int:
+    lines = "".join(f"Authorization: {given}\r\n" for given in authorizations)
+    head = f"GET /user/me HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{lines}\r\n".encode("latin-1")
+    with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), timeout=20) as connection:
+        connection.sendall(head)
+        return int(connection.makefile("rb").readline().split()[1])
+
+
+@pytest.mark.parametrize("kind", ["token", "key"])
+def test_a_token_and_a_key_have_one_spelling(closed: Accounts, kind: str) -> None:
+    owner = Owner(closed)
+    text = owner.person.token if kind == "token" else owner.key
+    for url in (closed.url, closed.feedback_url):
+        assert {raw_status(url, f"{scheme} {text}") for scheme in ("Bearer", "bearer", "BEARER", "Bearer  ")} == {200}
+        others = {name: change(text) for name, change in OTHER_SPELLINGS.items()}
+        got = {name: raw_status(url, f"Bearer {other}") for name, other in others.items() if other != text}
+        assert {name: status for name, status in got.items() if status not in {400, 401}} == {}
+        assert {name for name, status in got.items() if status == 400} <= {r"and '\x0b'"}, "no field may hold that"
+
+
+@pytest.mark.parametrize("second", ["the same", "another's", "Basic YTpi", "nothing"])
+def test_several_credentials_are_none(closed: Accounts, second: str) -> None:
+    mine = f"Bearer {closed.register().token}"
+    other = {"the same": mine, "another's": f"Bearer {closed.register().token}", "nothing": ""}.get(second, second)
+    for url in (closed.url, closed.feedback_url):
+        assert raw_status(url, mine, other) == raw_status(url, other, mine) == 401

@@ -339,6 +339,29 @@ def test_new_password_ends_old_tokens(opened: Accounts) -> None:
     assert opened.login(person.email, "another password").status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("keys", "options", "sentence", "status"),
+    [
+        (0, (), "Its tokens end within seconds; it has no API keys.", None),
+        (0, ("--revoke-keys",), "Its tokens end within seconds; it has no API keys.", None),
+        (1, (), "Its tokens end within seconds. Its 1 API key stays good: --revoke-keys ends them.", 200),
+        (2, (), "Its tokens end within seconds. Its 2 API keys stay good: --revoke-keys ends them.", 200),
+        (1, ("--revoke-keys",), "Its tokens and its 1 API key end within seconds.", 401),
+        (2, ("--revoke-keys",), "Its tokens and its 2 API keys end within seconds.", 401),
+    ],
+)
+def test_new_password_ends_api_keys_where_asked_and_says_so(
+    opened: Accounts, keys: int, options: tuple[str, ...], sentence: str, status: int | None
+) -> None:
+    person, other = opened.register(), opened.register()
+    made = [who.send("POST", "/user/me/keys", json={"name": "k"}).json()["key"] for who in [person] * keys + [other]]
+    said = opened.command("user", "password", "--email", person.email, *options, password="another password")
+    assert said == f"{person.email} has a new password. {sentence}\n"
+    for path in ("/user/me", "/v1/predictions"):
+        assert [person.with_token(key).send("GET", path).status_code for key in made[:-1]] == [status] * keys
+        assert person.with_token(made[-1]).send("GET", path).status_code == 200, "another user's"
+
+
 def test_commands_take_a_token_and_say_that_they_need_one(closed: Accounts, tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(photo())
     command = [COMMAND, "submit", "--url", closed.url, "--model", MODEL, tmp_path / "a.jpg"]

@@ -53,6 +53,86 @@ def test_wrong_value_is_one_sentence_that_names_the_variable(
     assert "\n" not in message
 
 
+NO_URLS = [
+    *(
+        "a",
+        "//a",
+        "http:a",
+        "http:/a",
+        "http://a/ b",
+        "http://",
+        "http:///x",
+        "http://?",
+        "http://#",
+        "http://:8080",
+        "ftp://a",
+    ),
+    *("javascript://a", "http://[::1", "http://::1]", "http://[::1]x", "http://[g::1]", "http://[]", "http://::1"),
+    *("http://[::1%25lo]", "http://[a.example]", "http://a:99999", "http://a:0", "http://a:", "http://a:8o"),
+    *(
+        "http://a:-1",
+        "http://a:80:80",
+        "http://a b",
+        " http://a",
+        "http://a ",
+        "http://a\n",
+        "http://a\t/x",
+        "http://a/ b",
+    ),
+    *(
+        "http://a\x7f",
+        "http://a\x1b[2J",
+        "http://b\xfccher.example",
+        "http://a/\u202e",
+        "http://a\u2028",
+        "http://\udc80",
+    ),
+    *("http://user:secret@host", "http://user@host", "http://@host", "http://host@", "http://a\\@b", "http://a?x=1"),
+    *(
+        "http://a?",
+        "http://a#x",
+        "http://a/x?y",
+        "http://a..b",
+        "http://.a",
+        "http://a,b",
+        "http://a%20b",
+        "http://a/%zz",
+    ),
+    *("http://1.2.3.4.5", "http://300.1.1.1", "http://127.1", "http://2130706433", "http://0x7f.0.0.1", "http://a;b"),
+    "http://" + "a" * 64,
+    "http://" + ".".join(["a" * 60] * 5),
+]
+URLS = [
+    *(
+        "http://a",
+        "https://a.example:8080/x/y%20z/",
+        "http://[::1]:8080",
+        "http://127.0.0.1:8080",
+        "http://queue_proxy",
+    ),
+    *("http://A.Example.", "http://a:65535/", "http://[2001:db8::1]/x", "http://a-.b"),
+]
+
+
+@pytest.mark.parametrize("url", NO_URLS)
+def test_what_is_no_url_of_a_service_is_one_sentence_without_a_password(url: str) -> None:
+    weighted = [{"url": url, "weight": 1}]
+    for given in ({"predictor_url": url}, {"feedback_url": url}, {"predictors": weighted}):
+        with pytest.raises(SettingsError) as caught:
+            config.load(QueueProxySettings, **given)
+        message = str(caught.value)
+        assert message.startswith(f"MODEL_SERVER_{next(iter(given)).upper()}=")
+        assert "a URL is http or https" in message
+        assert "secret" not in message
+        assert message.isprintable()
+
+
+@pytest.mark.parametrize("url", URLS)
+def test_url_of_a_service_is_taken_as_it_is(url: str) -> None:
+    settings = QueueProxySettings(predictor_url=url, feedback_url=url, predictors=[{"url": url, "weight": 1}])
+    assert {settings.predictor_url, settings.feedback_url, settings.predictors[0].url} == {url}
+
+
 @pytest.mark.parametrize("variable", ["PREDICTORS", "CALLBACK_HOSTS"])
 def test_what_should_be_json_and_is_not_is_named(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
     monkeypatch.setenv(f"MODEL_SERVER_{variable}", "http://a")
@@ -67,6 +147,15 @@ def test_command_ends_with_status_2_and_that_sentence() -> None:
     assert finished.returncode == 2
     assert finished.stderr.startswith("model-server: MODEL_SERVER_PREDICTOR_PORT='http' is not valid: ")
     assert finished.stderr.count("\n") == 1
+
+
+def test_services_do_not_start_with_what_is_no_url() -> None:
+    for variable in ("PREDICTOR_URL", "FEEDBACK_URL"):
+        environment = {**os.environ, f"MODEL_SERVER_{variable}": "http://[::1"}
+        command = [sys.executable, "-m", "model_server", "queue-proxy"]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
+        assert f"MODEL_SERVER_{variable}=" in done.stderr
 
 
 def test_option_wins_over_environment_and_environment_over_default(monkeypatch: pytest.MonkeyPatch) -> None:

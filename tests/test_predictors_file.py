@@ -14,7 +14,16 @@ from model_server.config import QueueProxySettings
 from model_server.errors import SettingsError
 from model_server.queue_proxy.predictors_file import first_predictors
 from queue_server import constant_load, running_proxy
+from test_config import NO_URLS
 from test_split import CANARY, STABLE, canary_bundle, version_for, wait_for  # noqa: F401 - a fixture among them
+
+WRONG = [
+    *(b"", b"[]", b"{", b"null", b"[null]", b'[{"url": "http://a"}]', b"\xff", b"[" * 5000),
+    *(json.dumps([{"url": url, "weight": 1}]).encode() for url in NO_URLS),
+    *(json.dumps([{"url": "http://a", "weight": weight}]).encode() for weight in (0, -1, 10**30, 1.5, "x", None)),
+    b'[{"url": "http://a", "weight": NaN}]',
+    b'[{"url": "http://\\ud800", "weight": 1}]',
+]
 
 
 def write(path: Path, **weights: int) -> None:
@@ -58,11 +67,12 @@ def test_a_file_that_is_wrong_changes_nothing(tmp_path: Path, database_url: str,
     with running_proxy(
         tmp_path / "proxy", database_url, "http://unused", model=server.model, predictors_file=file
     ) as proxy:
-        for wrong in ("[]", "{", '[{"url": "ftp://x", "weight": 1}]'):
-            file.write_text(wrong)
-            time.sleep(0.6)
+        for count, wrong in enumerate(WRONG, start=1):
+            file.write_bytes(wrong)
+            wait_for(lambda said=count: proxy.log.read_text().count("the predictors stay as they are") >= said)
             assert version_for(proxy, "10.0.0.1") == STABLE
-        assert proxy.log.read_text().count("the predictors stay as they are") == 3
+        assert proxy.log.read_text().count("the predictors stay as they are") == len(WRONG)
+        assert "Traceback" not in proxy.log.read_text()
         file.unlink()
         time.sleep(0.6)
         assert version_for(proxy, "10.0.0.1") == STABLE

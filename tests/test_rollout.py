@@ -23,6 +23,7 @@ from queue_server import constant_load
 from system import COMMAND, System, alive, running_system
 from terminal import run_on_terminal
 from test_object_storage import BUCKET, S3, s3  # noqa: F401 - a fixture among them
+from test_split import wait_for
 
 IMAGE = {"Content-Type": "image/jpeg"}
 PHOTO = encode(draw())
@@ -113,6 +114,33 @@ def test_a_bundle_that_fails_its_golden_check_never_takes_traffic(system: System
     assert len(predictors(system)) == 1
     assert "predictors" in (system.data / "predictors.json").name
     assert len(json.loads((system.data / "predictors.json").read_text())) == 1
+
+
+@pytest.mark.parametrize("options", [(), ("--canary", 1)])
+def test_a_model_that_the_door_does_not_come_to_is_taken_back(
+    shared_system: System, bundles: Path, options: tuple[object, ...]
+) -> None:
+    """Loaded and right, and yet no caller would get it: the door hangs, as it might for any other reason."""
+    proxy = shared_system.service("queue-proxy")
+    assert proxy
+    file = shared_system.data / "predictors.json"
+    before = file.read_text()
+    proxy.suspend()
+    try:
+        asked = command(shared_system, "rollout", bundles / "2", "--timeout", 60, *options)
+        with subprocess.Popen(asked, env=environment_with({}), stderr=subprocess.PIPE, text=True) as process:
+            wait_for(lambda: file.read_text() != before)
+            wait_for(lambda: file.read_text() == before)
+            proxy.resume()
+            _, error = process.communicate(timeout=60)
+    finally:
+        proxy.resume()
+    assert process.returncode == 1
+    assert "cifar10 2 is taken back: asked through http://127.0.0.1:" in error
+    assert "there is no answer" in error
+    assert version(shared_system) == "1"
+    assert len(predictors(shared_system)) == 1
+    assert run(shared_system, "rollback").returncode == 1, "it was never in service"
 
 
 @pytest.mark.parametrize(
@@ -227,6 +255,15 @@ def test_a_person_sees_each_step(shared_system: System, bundles: Path) -> None:
     assert b"Trying cifar10 3 on recent images" in seen
     assert b"3 serves 5 % of the callers" in out
     assert run(shared_system, "rollback").returncode == 0
+
+
+def test_a_system_that_asks_for_tokens_needs_none_to_roll_out(bundles: Path) -> None:
+    with database_folder() as folder, running_system(folder, mode="accounts") as system:
+        done = run(system, "rollout", bundles / "2")
+        assert (done.returncode, done.stderr) == (0, ""), done.stderr
+        assert "2 serves all callers, after 1." in done.stdout
+        assert httpx.get(f"{system.url}/v2/models/{system.model}").headers["Model-Version"] == "2"
+        assert httpx.post(system.predict_url, content=PHOTO, headers=IMAGE).status_code == 401
 
 
 def test_a_restart_serves_what_was_rolled_out(bundles: Path) -> None:

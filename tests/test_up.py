@@ -87,6 +87,12 @@ def test_addresses_are_open_to_this_machine_alone(system: System) -> None:
     assert listening == {"127.0.0.1"}
 
 
+def test_no_page_elsewhere_reaches_a_service_by_a_name_of_its_own(system: System) -> None:
+    for url in (f"{system.url}/", f"{system.feedback_url}/healthz", f"{system.predictor_url}/v1/models"):
+        for host, status in (("localhost:1", 200), ("[::1]", 200), ("evil.example", 421), ("0.0.0.0:8000", 421)):
+            assert httpx.get(url, headers={"Host": host}).status_code == status, (url, host)
+
+
 @pytest.mark.parametrize("name", ["predictor", "queue-proxy", "feedback"])
 def test_service_that_is_killed_is_reported_and_started_again(system: System, name: str) -> None:
     killed = system.service(name)
@@ -170,7 +176,7 @@ def test_a_second_ctrl_c_does_not_wait_for_what_is_in_flight(folder: Path) -> No
         descendants = [*psutil.Process(system.process.pid).children(recursive=True), *system.postgres()]
         address = urlsplit(system.url)
         with socket.create_connection((address.hostname, address.port)) as stalled:  # holds up a polite end
-            stalled.sendall(b"POST /v1/models/m:predict HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n")
+            stalled.sendall(b"POST /v1/models/m:predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\n")
             time.sleep(0.2)
             system.process.send_signal(signal.SIGINT)
             system.wait_for_log("another Ctrl-C hastens it")

@@ -16,7 +16,6 @@ from model_server.accounts import api_keys, tokens
 from model_server.accounts.caller import Caller
 from model_server.config import AccessSettings
 from model_server.errors import Forbidden, Unauthorized
-from model_server.http import body
 from model_server.store import api_keys as stored_keys
 from model_server.store import signing_keys, users
 from model_server.store.database import Database
@@ -51,10 +50,10 @@ class Authentication:
 
     async def identify(self, scope: Scope) -> Caller:
         """Return who sends a request; raises Unauthorized for credentials that do not hold, DatabaseUnavailable."""
-        scheme, _, credentials = body.header(scope, b"authorization").partition(" ")
+        scheme, _, credentials = _authorization(scope).partition(" ")
         if scheme.lower() != "bearer":
             return self._anonymous
-        credentials = credentials.strip()
+        credentials = credentials.lstrip(" ")
         if credentials.startswith(api_keys.PREFIX):
             return await self._of_key(credentials)
         return await self._of_token(credentials)
@@ -128,6 +127,13 @@ class _UserRow(Protocol):
     id: UUID
     name: str
     is_admin: bool
+
+
+def _authorization(scope: Scope) -> str:
+    given: list[bytes] = [value for name, value in scope["headers"] if name == b"authorization"]
+    if len(given) > 1:
+        raise Unauthorized("The request has several Authorization fields; send one.")
+    return given[0].decode("latin-1") if given else ""
 
 
 def _known(caller: Caller) -> Caller:

@@ -39,12 +39,14 @@ class Register:
             raise Conflict(TAKEN)
         return row
 
-    async def set_password(self, email: str, password: str) -> None:
-        """Give a user another password; raises Unprocessable, or NotFound."""
+    async def set_password(self, email: str, password: str, *, revoke_keys: bool) -> int:
+        """Give a user another password; return how many API keys there were. Raises Unprocessable, or NotFound."""
         _, key = rules.email(email)
         hashed = await self._passwords.hash(self._checked(password))
-        if not await users.set_password(self._database, key, hashed):
+        keys = await users.set_password(self._database, key, hashed, revoke_keys=revoke_keys)
+        if keys is None:
             raise NotFound("There is no account with this e-mail.")
+        return keys
 
     def _checked(self, password: str) -> str:
         return rules.password(password, self._settings.password_min_length, self._settings.password_max_length)
@@ -56,10 +58,10 @@ async def create_user(settings: FeedbackSettings, name: str, email: str, passwor
         return await register.add(name, email, password, is_admin=is_admin)
 
 
-async def set_password(settings: FeedbackSettings, email: str, password: str) -> None:
-    """Give a user another password in the database that the settings name."""
+async def set_password(settings: FeedbackSettings, email: str, password: str, *, revoke_keys: bool) -> int:
+    """Give a user another password in the database that the settings name; return how many API keys there were."""
     async with _register(settings) as register:
-        await register.set_password(email, password)
+        return await register.set_password(email, password, revoke_keys=revoke_keys)
 
 
 @asynccontextmanager

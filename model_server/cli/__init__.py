@@ -14,6 +14,7 @@ import click
 
 from model_server import __version__
 from model_server.errors import ModelServerError, SettingsError
+from model_server.printable import printable
 
 COMMANDS = (
     "up",
@@ -78,8 +79,8 @@ def main() -> None:
     try:
         group(prog_name="model-server")
     except SettingsError as error:
-        click.echo(f"model-server: {error}", err=True)
+        click.echo(f"model-server: {printable(error)}", err=True)
         sys.exit(2)
     except ModelServerError as error:
-        click.echo(f"model-server: {error}", err=True)
+        click.echo(f"model-server: {printable(error)}", err=True)
         sys.exit(1)

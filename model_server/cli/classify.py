@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -16,6 +15,7 @@ from model_server.client import files
 from model_server.client.files import Answer, Model, Result
 from model_server.client.remote import RemoteModel
 from model_server.errors import BundleError
+from model_server.printable import json_line, printable
 from model_server.schema import ScoredClass
 
 CLEAR_LINE = "\r\x1b[K"
@@ -80,10 +80,10 @@ def _print_results(results: Iterable[Result], write: Callable[[str, Answer], Non
     hidden = count == 1 or sys.stdout.isatty() or not sys.stderr.isatty()
     with click.progressbar(results, length=count, label="Classifying", file=sys.stderr, hidden=hidden) as bar:
         for result in bar:
-            name = click.format_filename(result.file)
+            name = str(result.file)
             if isinstance(result.outcome, str):
                 failed += 1
-                click.echo(f"{'' if hidden else CLEAR_LINE}{name}: {result.outcome}", err=True)
+                click.echo(f"{'' if hidden else CLEAR_LINE}{printable(name)}: {printable(result.outcome)}", err=True)
             else:
                 write(name, result.outcome)
     if failed and count > 1:
@@ -95,19 +95,19 @@ def _text_writer() -> Callable[[str, Answer], None]:
     def write(name: str, answer: Answer) -> None:
         best, *others = answer.prediction["top"]
         further = "".join(f" | {_percent(scored)}" for scored in others)
-        click.echo(f"{name}: {click.style(_percent(best), bold=True)}{further}")
+        click.echo(f"{printable(name)}: {click.style(_percent(best), bold=True)}{further}")
 
     return write
 
 
 def _percent(scored: ScoredClass) -> str:
-    return f"{scored['label']} {scored['score']:.1%}"
+    return f"{printable(scored['label'])} {scored['score']:.1%}"
 
 
 def _json_writer() -> Callable[[str, Answer], None]:
     def write(name: str, answer: Answer) -> None:
         line = {"file": name, "predictions": [answer.prediction], "model_version": answer.model_version}
-        click.echo(json.dumps(line, ensure_ascii=False))
+        click.echo(json_line(line))
 
     return write
 
@@ -118,7 +118,8 @@ def _csv_writer() -> Callable[[str, Answer], None]:
 
     def write(name: str, answer: Answer) -> None:
         best = answer.prediction
-        rows.writerow([name, best["label"], best["index"], f"{best['score']:.6f}", answer.model_version])
+        named = printable(name), printable(best["label"]), best["index"]
+        rows.writerow([*named, f"{best['score']:.6f}", printable(answer.model_version)])
 
     return write
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from model_server.errors import ExportError
+from model_server.printable import printable
 
 if TYPE_CHECKING:
     from model_server.bundle import Manifest
@@ -76,7 +77,7 @@ def export(source: Path | None, output: Path, **options: Any) -> None:
     ):
         model, labels = _source(source, Path(scratch), options)
         report = exporter.assemble(folder, model, _options(model, labels, preparation, options), say)
-    click.echo(f"{output}: {summary(report)}")
+    click.echo(printable(f"{output}: {summary(report)}"))
 
 
 def summary(report: Report) -> str:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from model_server.printable import printable, printable_json
+
 if TYPE_CHECKING:
     from model_server.bundle import Accuracy, Bundle, InputSpec
 
@@ -33,7 +35,7 @@ def inspect(bundle: Path, runtime: str, no_check: bool, as_json: bool) -> None:
     from model_server import classifier as classifiers
     from model_server.exporter.pictures import OWN_FILES
 
-    if no_check and (bundle / bundles.MANIFEST).exists():
+    if no_check and bundles.has_manifest(bundle):
         found, check = bundles.read(bundle), "not run"
     else:
         classifier = classifiers.load(bundle, runtime, 1, OWN_FILES)  # type: ignore[arg-type]
@@ -41,7 +43,8 @@ def inspect(bundle: Path, runtime: str, no_check: bool, as_json: bool) -> None:
         if found.manifest.golden and not no_check:
             classifier.check_golden()
             check = f"{len(found.manifest.golden)} images agree within {found.manifest.tolerance:g}"
-    click.echo(found.manifest.model_dump_json(indent=2) if as_json else describe(found, check))
+    manifest = printable_json(found.manifest.model_dump_json(indent=2))
+    click.echo(manifest if as_json else describe(found, check))
 
 
 def describe(found: Bundle, check: str) -> str:
@@ -60,7 +63,7 @@ def describe(found: Bundle, check: str) -> str:
         ("golden", check),
         ("accuracy", _accuracy(manifest.accuracy)),
     ]
-    text = "\n".join(f"{name:<11} {value}" for name, value in rows)
+    text = "\n".join(f"{name:<11} {printable(value)}" for name, value in rows)
     return "\n".join([text, *_per_class(manifest.accuracy)])
 
 
@@ -104,5 +107,6 @@ def _accuracy(accuracy: Accuracy | None) -> str:
 def _per_class(accuracy: Accuracy | None) -> list[str]:
     if accuracy is None or not accuracy.per_class:
         return []
-    width = max(len(label) for label in accuracy.per_class)
-    return ["", *(f"  {label:<{width}}  {share:7.2%}" for label, share in accuracy.per_class.items())]
+    shares = [(printable(label), share) for label, share in accuracy.per_class.items()]
+    width = max(len(label) for label, _ in shares)
+    return ["", *(f"  {label:<{width}}  {share:7.2%}" for label, share in shares)]

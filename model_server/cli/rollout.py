@@ -14,6 +14,7 @@ from model_server import config
 from model_server.client import control
 from model_server.client.control import RollBack, RollOut
 from model_server.errors import SettingsError
+from model_server.printable import printable
 
 if TYPE_CHECKING:
     from model_server.cluster.rollout import Rollout
@@ -122,7 +123,7 @@ def carry(order: RollOut | RollBack, data_dir: Path | None) -> None:
 def interruptible(work: Callable[[], str]) -> None:
     """Print what work has come to; Ctrl-C calls it off."""
     try:
-        click.echo(work())
+        click.echo(printable(work()))
     except KeyboardInterrupt:
         click.echo("Called off. What was not switched yet stays as it was.", err=True)
         raise click.exceptions.Exit(INTERRUPTED) from None
@@ -131,4 +132,4 @@ def interruptible(work: Callable[[], str]) -> None:
 def say(sentence: str) -> None:
     """Show how far it is, where somebody watches."""
     if sys.stderr.isatty():
-        click.echo(sentence, err=True)
+        click.echo(printable(sentence), err=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,6 +12,7 @@ from model_server.cli.token_option import token_option
 from model_server.client import files
 from model_server.client import submit as client
 from model_server.client.submit import Submission
+from model_server.printable import json_line
 
 
 @click.command()
@@ -55,12 +55,12 @@ def _print(submissions: Iterable[Submission], count: int) -> int:
     with click.progressbar(submissions, length=count, label="Submitting", file=sys.stderr, hidden=hidden) as bar:
         for submission in bar:
             failed += submission.finished and not submission.succeeded
-            click.echo(json.dumps(_line(submission), ensure_ascii=False))
+            click.echo(json_line(_line(submission)))
     return failed
 
 
 def _line(submission: Submission) -> dict[str, object]:
-    name = {"file": click.format_filename(submission.file)}
+    name = {"file": str(submission.file)}
     if submission.refused is not None:
         return {**name, "status": "failed", "error": {"code": "refused", "message": submission.refused}}
     return {**name, **(submission.prediction or {})}

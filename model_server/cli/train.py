@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from model_server.cli.export import summary
+from model_server.printable import printable
 
 if TYPE_CHECKING:
     from model_server.training.trainer import Training
@@ -63,9 +64,9 @@ def train(data: Path, output: Path, **options: Any) -> None:
     from model_server.training.fit import Listener
 
     with progress.on_stderr() as say:
-        listener = Listener(say, lambda line: click.echo(line, err=True))
+        listener = Listener(say, lambda line: click.echo(printable(line), err=True))
         report = trainer.train(_training(data, output, options), output, listener, force=options["force"])
-    click.echo(f"{output}: {summary(report)}")
+    click.echo(printable(f"{output}: {summary(report)}"))
 
 
 def _training(data: Path, output: Path, options: dict[str, Any]) -> Training:

@@ -13,6 +13,7 @@ import click
 from model_server import config
 from model_server.config import FeedbackSettings
 from model_server.errors import SettingsError
+from model_server.printable import printable
 
 
 def _of_database(command: Callable[..., None]) -> Callable[..., None]:
@@ -56,22 +57,33 @@ def create(email: str, name: str | None, admin: bool, **database: Any) -> None:
     from model_server.accounts import register
 
     made = asyncio.run(register.create_user(settings, name or email.partition("@")[0], email, _password(), admin))
-    click.echo(f"{made.email} has the account {made.id}{', an administrator' if made.is_admin else ''}.")
+    click.echo(f"{printable(made.email)} has the account {made.id}{', an administrator' if made.is_admin else ''}.")
 
 
 @user.command()
 @click.option("--email", required=True, help="E-mail of the account.")
+@click.option("--revoke-keys", is_flag=True, help="End its API keys too, as after a theft. Without: they stay good.")
 @_of_database
-def password(email: str, **database: Any) -> None:
+def password(email: str, revoke_keys: bool, **database: Any) -> None:
     """Give an account another password, which ends its tokens. It is asked for, or read from standard input.
 
-    Example: model-server user password --email ada@example.com
+    Example: model-server user password --email ada@example.com --revoke-keys
     """
     settings = _settings(**database)
     from model_server.accounts import register
 
-    asyncio.run(register.set_password(settings, email, _password()))
-    click.echo(f"{email} has a new password.")
+    keys = asyncio.run(register.set_password(settings, email, _password(), revoke_keys=revoke_keys))
+    click.echo(f"{printable(email)} has a new password. {_what_ends(keys, revoke_keys)}")
+
+
+def _what_ends(keys: int, revoked: bool) -> str:
+    """Say what becomes of tokens and API keys; services remember an account for MODEL_SERVER_ACCOUNT_CACHE_SECONDS."""
+    named = f"{keys} API key{'' if keys == 1 else 's'}"
+    if not keys:
+        return "Its tokens end within seconds; it has no API keys."
+    if revoked:
+        return f"Its tokens and its {named} end within seconds."
+    return f"Its tokens end within seconds. Its {named} stay{'s' if keys == 1 else ''} good: --revoke-keys ends them."
 
 
 def _password() -> str:

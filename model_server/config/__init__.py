@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, TypeVar, get_args
 
 from pydantic import SecretStr, ValidationError
@@ -40,6 +41,7 @@ ROLES: dict[str, type[BaseSettings]] = {
     "up": UpSettings,
 }
 
+_PASSWORD = re.compile(r"//[^/@\s]*@")
 Settings = TypeVar("Settings", bound=BaseSettings)
 
 
@@ -54,7 +56,7 @@ def load(role: type[Settings], **overrides: Any) -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         field = "".join(str(part) for part in first["loc"][:1])
-        value = "" if _is_secret(role, field) else f"={first['input']!r}"
+        value = "" if _is_secret(role, field) else f"={_PASSWORD.sub('//…@', repr(first['input']))}"
         raise SettingsError(f"{ENV_PREFIX}{field.upper()}{value} is not valid: {first['msg']}.") from None
     except UnreadableSetting as error:
         field = str(error).partition('"')[2].partition('"')[0]

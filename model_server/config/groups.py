@@ -7,9 +7,10 @@ from typing import Literal
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from model_server.config.addresses import HostName
+
 ENV_PREFIX = "MODEL_SERVER_"
 MIB = 1024 * 1024
-URL_PATTERN = r"^https?://[^/\s]+(/[^\s?#]*)?$"
 MODEL_NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 
 
@@ -64,6 +65,12 @@ class ServiceSettings(LogSettings):
     )
     unread_timeout_seconds: float = Field(
         30, gt=0, description="A caller who takes nothing of a reply for so long is cut off, seconds."
+    )
+    allowed_hosts: tuple[HostName, ...] = Field(
+        (),
+        description='Hosts that a request may be for, as JSON: `["models.example.com"]`; others are refused with 421. '
+        "Empty: any, as behind a proxy. The address that a connection has come to is always one, and so is a name "
+        "without a dot.",
     )
     shutdown_grace_seconds: int = Field(
         30,

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
+from model_server.config.addresses import HostName, ServiceUrl, split_url
 from model_server.config.groups import (
     MIB,
     MODEL_NAME_PATTERN,
-    URL_PATTERN,
     AccessSettings,
     DatabaseSettings,
     ServiceSettings,
@@ -25,16 +25,15 @@ class WeightedPredictor(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    url: str = Field(pattern=URL_PATTERN)
+    url: ServiceUrl
     weight: int = Field(ge=1, le=1000)
 
 
 class QueueProxySettings(ServiceSettings, DatabaseSettings, AccessSettings):
     """The queue-proxy: where the predictor and the database are, how much waits where and for how long."""
 
-    predictor_url: str = Field(
+    predictor_url: ServiceUrl = Field(
         "http://127.0.0.1:8080",
-        pattern=URL_PATTERN,
         description="Where predictions are made, without the `/v1/models/…` part.",
     )
     predictors: tuple[WeightedPredictor, ...] = Field(
@@ -64,9 +63,8 @@ class QueueProxySettings(ServiceSettings, DatabaseSettings, AccessSettings):
         pattern=MODEL_NAME_PATTERN,
         description="Model of the drop-in routes that name none. Unset: the predictor's first.",
     )
-    feedback_url: str = Field(
+    feedback_url: ServiceUrl = Field(
         "http://127.0.0.1:8001",
-        pattern=URL_PATTERN,
         description="Where the feedback service is: `/login`, `/user…` and `/feedback…` are passed to it.",
     )
     requests_per_second: float = Field(
@@ -144,7 +142,7 @@ class QueueProxySettings(ServiceSettings, DatabaseSettings, AccessSettings):
     retention_seconds: float = Field(
         7 * 86400, gt=0, description="Finished predictions are removed after this, seconds; then they are 410."
     )
-    callback_hosts: tuple[str, ...] = Field(
+    callback_hosts: tuple[HostName, ...] = Field(
         (),
         description='Hosts that `Callback-Url` may name, as JSON: `["hooks.example.com"]`. Empty: no callbacks. '
         "Only a host that is listed by its address, or as `localhost`, may be private.",
@@ -176,4 +174,6 @@ class QueueProxySettings(ServiceSettings, DatabaseSettings, AccessSettings):
     def _known_sink(cls, value: SecretStr | None) -> SecretStr | None:
         if value and not SINK.fullmatch(value.get_secret_value()):
             raise ValueError("a URL of http, https, kafka, amqp or amqps, with a host")
+        if value and value.get_secret_value().startswith("http"):
+            split_url(value.get_secret_value())
         return value

@@ -6,6 +6,8 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterator
 
+from model_server.printable import printable
+
 Progress = Callable[[str, int, int], None]
 """Told what is being done, how many parts of it are done, and of how many; 0 of 0 if that is unknown."""
 
@@ -38,5 +40,5 @@ def _show(what: str, done: int, total: int) -> None:
 
 
 def _write(line: str) -> None:
-    sys.stderr.write(ERASE_LINE + line)
+    sys.stderr.write(ERASE_LINE + printable(line))
     sys.stderr.flush()

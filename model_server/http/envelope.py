@@ -1,4 +1,4 @@
-"""What surrounds every HTTP request: its id, its errors, its access line, its measurement."""
+"""What surrounds every HTTP request: its id, its host, its errors, its access line, its measurement."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from model_server import telemetry
 from model_server.config import ServiceSettings
 from model_server.errors import ModelServerError, Unavailable
 from model_server.http.body import SHARE, Buffer, Share, header
+from model_server.http.host import AllowedHosts
 from model_server.schema import REQUEST_ID_HEADER, ErrorReply
 
 logger = logging.getLogger("model_server.access")
@@ -56,6 +57,7 @@ class RequestEnvelope:
         self._app = app
         self._meter = meter
         self._retry_after_seconds = settings.retry_after_seconds
+        self._hosts = AllowedHosts(settings.allowed_hosts)
         self._buffer = buffer or Buffer(settings.max_buffered_bytes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -95,6 +97,7 @@ class RequestEnvelope:
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
+            self._hosts.check(scope)
             await self._app(scope, receive, send)
         except ClientDisconnect:
             return
@@ -126,4 +129,6 @@ def _log_access(scope: Scope, status: int, seconds: float) -> None:
             "client": client[0] if client else "",
             **scope.get(LOG_FIELDS, {}),
         }
-        logger.log(level, "%s %s", scope["method"], path, extra=fields)
+        # As it was sent: a path that is decoded may hold spaces, and look like further fields.
+        sent = scope.get("raw_path") or path.encode()
+        logger.log(level, "%s %s", scope["method"], sent.decode("latin-1"), extra=fields)

@@ -9,6 +9,7 @@ from http import HTTPStatus
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError, Message
 from kserve.errors import InferenceError, ModelNotFound, ModelNotReady
 from kserve.errors import InvalidInput as SDKInvalidInput
 from kserve.protocol.dataplane import DataPlane
@@ -18,7 +19,7 @@ from kserve.protocol.model_repository_extension import ModelRepositoryExtension
 
 from model_server import telemetry
 from model_server.config import PredictorSettings
-from model_server.errors import Forbidden, ModelServerError, Overloaded, SettingsError
+from model_server.errors import Forbidden, InvalidInput, ModelServerError, Overloaded, SettingsError
 from model_server.http.body import Buffer, Share
 from model_server.predictor import metrics
 from model_server.predictor.service import PredictorService
@@ -99,17 +100,17 @@ class CallEnvelope(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         handler = await continuation(details)
         if handler is None or handler.unary_unary is None:
             return handler
-        answer, method = handler.unary_unary, details.method.rpartition("/")[2]
+        method = details.method.rpartition("/")[2]
 
-        async def answer_within_envelope(request: Any, context: grpc.aio.ServicerContext) -> Any:
-            return await _answer(answer, request, context, method, Share(self._buffer))
+        async def answer_within_envelope(request: bytes, context: grpc.aio.ServicerContext) -> Any:
+            return await _answer(handler, request, context, method, Share(self._buffer))
 
-        return grpc.unary_unary_rpc_method_handler(
-            answer_within_envelope, handler.request_deserializer, handler.response_serializer
-        )
+        # Without a deserializer the message is parsed within the envelope: gRPC itself takes one that is malformed for
+        # a fault of ours, and logs a stack.
+        return grpc.unary_unary_rpc_method_handler(answer_within_envelope, None, handler.response_serializer)
 
 
-async def _answer(answer: Callable[..., Awaitable[Any]], request: Any, context: Any, method: str, share: Share) -> Any:
+async def _answer(handler: grpc.RpcMethodHandler, request: bytes, context: Any, method: str, share: Share) -> Any:
     begun = time.perf_counter()
     given = dict(context.invocation_metadata() or ()).get(REQUEST_ID_HEADER.lower())
     telemetry.request_id.set(telemetry.accept_request_id(given if isinstance(given, str) else None))
@@ -117,8 +118,8 @@ async def _answer(answer: Callable[..., Awaitable[Any]], request: Any, context: 
     if method == INFER:
         metrics.IN_FLIGHT.labels(PROTOCOL).inc()
     try:
-        share.take(request.ByteSize())
-        reply = await answer(request, context)
+        share.take(len(request))
+        reply = await handler.unary_unary(_parsed(handler, request, method), context)
         code = grpc.StatusCode.OK
         return reply
     except Exception as error:
@@ -129,6 +130,14 @@ async def _answer(answer: Callable[..., Awaitable[Any]], request: Any, context: 
     finally:
         share.close()
         _record(method, code, time.perf_counter() - begun)
+
+
+def _parsed(handler: grpc.RpcMethodHandler, request: bytes, method: str) -> Message:
+    try:
+        message: Message = handler.request_deserializer(request)
+    except DecodeError:
+        raise InvalidInput(f"The message is not what {method} takes, as protobuf.") from None
+    return message
 
 
 def _record(method: str, code: grpc.StatusCode, seconds: float) -> None:

@@ -37,7 +37,9 @@ def read(path: Path) -> Predictors:
     except OSError as error:
         raise SettingsError(f"{name} cannot be read: {error.strerror}.") from None
     except ValidationError as error:
-        raise SettingsError(f"{name}: {error.errors()[0]['msg']}.") from None
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise SettingsError(f"{name}: {where or 'the document'}: {first['msg']}.") from None
 
 
 async def follow(path: Path, split: Split) -> None:
@@ -50,6 +52,8 @@ async def follow(path: Path, split: Split) -> None:
                 split.change(read(path))
             except SettingsError as error:
                 logger.error("the predictors stay as they are: %s", error)  # noqa: TRY400 - the sentence says it
+            except Exception:
+                logger.exception("the predictors could not be changed")
         await asyncio.sleep(LOOK_SECONDS)
 
 

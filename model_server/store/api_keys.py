@@ -28,7 +28,7 @@ async def create(database: Database, user: UUID, name: str, hint: str, sha256: b
         owner = select(USERS.c.id).where(USERS.c.id == user).with_for_update()
         if (await connection.execute(owner)).one_or_none() is None:
             raise Conflict("The user has been deleted.")
-        if await _count(connection, user) >= MOST:
+        if await count(connection, user) >= MOST:
             raise Conflict(f"A user has at most {MOST} API keys; revoke one that is no longer used.")
         values = {"id": new_id(), "user_id": user, "name": name, "hint": hint, "sha256": sha256}
         return (await connection.execute(insert(API_KEYS).values(values).returning(*COLUMNS))).one()
@@ -67,6 +67,12 @@ async def revoke(database: Database, user: UUID, key: UUID) -> bool:
         return (await connection.execute(statement)).rowcount == 1
 
 
-async def _count(connection: AsyncConnection, user: UUID) -> int:
+async def revoke_all(connection: AsyncConnection, user: UUID) -> int:
+    """Remove all of a user's keys, within a transaction, and return how many there were."""
+    return (await connection.execute(delete_from(API_KEYS).where(API_KEYS.c.user_id == user))).rowcount
+
+
+async def count(connection: AsyncConnection, user: UUID) -> int:
+    """Return how many keys a user has, within a transaction."""
     statement = select(func.count()).select_from(API_KEYS).where(API_KEYS.c.user_id == user)
     return int((await connection.execute(statement)).scalar_one())

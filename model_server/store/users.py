@@ -9,6 +9,7 @@ from sqlalchemy import delete as delete_from
 from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
+from model_server.store import api_keys
 from model_server.store.database import Database
 from model_server.store.identifiers import new_id
 from model_server.store.models import USERS, Record
@@ -73,15 +74,22 @@ async def page(database: Database, limit: int, before: UUID | None) -> list[Reco
         return list((await connection.execute(statement)).all())
 
 
-async def set_password(database: Database, email_key: str, password_hash: str) -> bool:
-    """Give a user another password, which ends the tokens of before; False: there is none of this e-mail."""
+async def set_password(database: Database, email_key: str, password_hash: str, *, revoke_keys: bool) -> int | None:
+    """Give a user another password, which ends the tokens of before, and with ``revoke_keys`` the API keys.
+
+    Return how many keys there were; None: there is no user of this e-mail.
+    """
     statement = (
         update(USERS)
         .where(USERS.c.email_key == email_key)
         .values(password_hash=password_hash, password_set_at=func.now())
+        .returning(USERS.c.id)
     )
     async with database.transaction() as connection:
-        return (await connection.execute(statement)).rowcount == 1
+        user = (await connection.execute(statement)).scalar_one_or_none()
+        if user is None:
+            return None
+        return await (api_keys.revoke_all if revoke_keys else api_keys.count)(connection, user)
 
 
 async def rehash(database: Database, identifier: UUID, password_hash: str) -> None:

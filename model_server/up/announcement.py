@@ -12,8 +12,9 @@ from http.client import HTTPException
 from pathlib import Path
 from urllib.parse import quote
 
-from model_server.bundle import MANIFEST, Manifest
-from model_server.errors import Unavailable
+from model_server.bundle import read_manifest
+from model_server.errors import BundleError, Unavailable
+from model_server.printable import printable
 from model_server.up import asking
 
 logger = logging.getLogger(__name__)
@@ -48,13 +49,14 @@ def text(url: str, model: str, image: Path, *, with_token: bool) -> str:
     """Return what is printed: the page, a request by curl and one by our own client."""
     kind = {"jpg": "jpeg", "tif": "tiff"}.get(image.suffix[1:].lower(), image.suffix[1:].lower())
     predict = f"{url}/v1/models/{quote(model, safe='')}:predict"
-    file = shlex.quote(str(image))
+    file = printable(shlex.quote(str(image)))
+    content_type = printable(shlex.quote(f"Content-Type: image/{kind}"))
     bearer, option = (' -H "Authorization: Bearer $token"', ' --token "$token"') if with_token else ("", "")
     or_try = "to make an account and an API key, and with that as $token try" if with_token else "or try"
     return f"""
-The model {model} is ready. Open {url} {or_try}:
+The model {printable(model)} is ready. Open {url} {or_try}:
 
-  curl -s{bearer} -H 'Content-Type: image/{kind}' --data-binary @{file} {predict}
+  curl -s{bearer} -H {content_type} --data-binary @{file} {predict}
   {_program()} submit --url {url}{option} {file}
 
 Ctrl-C ends everything.
@@ -64,8 +66,8 @@ Ctrl-C ends everything.
 def picture_to_try(bundle: Path) -> Path:
     """Return the golden image that the model is surest of; a plain model has none, and gets a name to be replaced."""
     try:
-        golden = Manifest.model_validate_json((bundle / MANIFEST).read_bytes()).golden
-    except (OSError, ValueError):
+        golden = read_manifest(bundle).golden
+    except BundleError:
         golden = []
     surest = max(golden, key=lambda image: max(image.scores), default=None)
     return bundle / surest.file if surest else Path("photo.jpg")

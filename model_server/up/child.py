@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from model_server.errors import SettingsError
+from model_server.printable import printable
 
 logger = logging.getLogger(__name__)
 
@@ -114,13 +115,13 @@ class Child:
 
     async def _relay(self, output: asyncio.StreamReader) -> None:
         """Write its lines to our standard error; on a terminal each begins with its name."""
-        prefix = f"{self.name:<11} │ ".encode() if sys.stderr.isatty() else b""
+        prefix = f"{self.name:<11} │ " if sys.stderr.isatty() else ""
         rest = b""
         while chunk := await output.read(65536):
             *lines, rest = (rest + chunk).split(b"\n")
-            _write(b"".join(prefix + line + b"\n" for line in lines))
+            _write("".join(f"{prefix}{_shown(line)}\n" for line in lines))
         if rest:
-            _write(prefix + rest + b"\n")
+            _write(f"{prefix}{_shown(rest)}\n")
 
 
 class Service:
@@ -149,8 +150,13 @@ class Service:
         await asyncio.wait({self.task})
 
 
-def _write(data: bytes) -> None:
-    sys.stderr.buffer.write(data)
+def _shown(line: bytes) -> str:
+    """Return a line of a service's log as it is, and of what else has written there what can be printed."""
+    return printable(line.decode(errors="backslashreplace"))
+
+
+def _write(text: str) -> None:
+    sys.stderr.buffer.write(text.encode())
     sys.stderr.buffer.flush()
 
 

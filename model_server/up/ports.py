@@ -10,6 +10,10 @@ from dataclasses import dataclass
 from model_server.config import ENV_PREFIX
 from model_server.errors import SettingsError
 
+EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared with, not listened on
+"""Where a server that listens at every address is reached from this machine."""
+LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
+
 
 @dataclass(frozen=True)
 class Port:
@@ -30,8 +34,13 @@ def check(ports: Sequence[Port]) -> None:
 
 def reachable(host: str) -> str:
     """Return the host as it stands in a URL that reaches a server listening there from this machine."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared with, not listened on
+    host = EVERYWHERE.get(host, host)
     return f"[{host}]" if ":" in host else host
+
+
+def names(host: str) -> tuple[str, ...]:
+    """Return the hosts that a server listening there is asked for by default; none: by any, as it is open to all."""
+    return () if host in EVERYWHERE else tuple(dict.fromkeys((*LOOPBACK_NAMES, host.partition("%")[0])))
 
 
 def free(host: str) -> int:

@@ -18,6 +18,7 @@ from model_server.errors import BundleError, Conflict
 from model_server.schema import LOADING, MODEL_VERSION_HEADER
 from model_server.up import asking, ports
 from model_server.up.child import Service
+from model_server.up.door import Door
 from model_server.up.history import write_whole
 
 logger = logging.getLogger(__name__)
@@ -76,12 +77,12 @@ class Predictors:
     """Starts and ends predictors, and tells the queue-proxy of them by a file."""
 
     def __init__(
-        self, environment: Mapping[str, str], host: str, folder: Path, proxy_url: str, hurried: asyncio.Event
+        self, environment: Mapping[str, str], host: str, folder: Path, door: Door, hurried: asyncio.Event
     ) -> None:
         self._environment = environment
         self._host = host
         self._folder = folder
-        self._proxy_url = proxy_url
+        self.door = door
         self._hurried = hurried
         self._running: list[Serving] = []
         self._ending = False
@@ -138,7 +139,7 @@ class Predictors:
 
     async def _weights(self) -> dict[str, int]:
         try:
-            found = (await asyncio.to_thread(asking.get, f"{self._proxy_url}/metrics")).body.decode()
+            found = (await asyncio.to_thread(asking.get, f"{self.door.url}/metrics")).body.decode()
         except (OSError, HTTPException):
             return {}
         return {address: int(float(weight)) for address, weight in WEIGHT.findall(found)}

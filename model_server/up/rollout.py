@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from model_server.store.object_storage import open_storage
 from model_server.up import announcement, shadow
 from model_server.up.bundles import fetched, forget
 from model_server.up.control import Say
+from model_server.up.door import first_place
 from model_server.up.history import History
 from model_server.up.predictors import Predictors, Serving
 from model_server.up.shadow import Agreement
@@ -27,6 +29,18 @@ logger = logging.getLogger(__name__)
 
 PER_CENT = 100
 SETTLE_SECONDS = 300
+
+Shares = tuple[tuple[Serving, int], ...]
+"""Who gets how many per cent of the callers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """A predictor that is to come into service, and what it must answer as."""
+
+    serving: Serving
+    name: str
+    version: str | None
 
 
 class Rollouts:
@@ -52,7 +66,8 @@ class Rollouts:
         self._turn = asyncio.Lock()
         self._canary: Serving | None = None
         self.main = self._start_main()
-        predictors.share((self.main, PER_CENT))
+        self._shares: Shares = ((self.main, PER_CENT),)
+        predictors.share(*self._shares)
 
     def _start_main(self) -> Serving:
         return self._predictors.start(self._history.bundle, self._history.name, self._port, self._grpc_port)
@@ -94,9 +109,9 @@ class Rollouts:
             if agreement.per_cent < order.min_agreement:
                 raise Conflict(f"{name} {new} is refused: {agreement} {order.min_agreement:g} % are asked for.")
             if order.canary is not None:
-                await _carry_through(self._try_canary(candidate, order.canary, say))
+                await _carry_through(self._try_canary(Tried(candidate, name, new), order.canary, say))
                 return f"{name} {new} serves {order.canary} % of the callers, {present} the others. {agreement}"
-            await _carry_through(self._promote(candidate, self._history.forward(bundle, name), say))
+            await _carry_through(self._promote(Tried(candidate, name, new), self._history.forward(bundle, name), say))
             forget(self._folder, self._history)
         return f"{name} {new} serves all callers{_after(present)}. {agreement}"
 
@@ -113,7 +128,7 @@ class Rollouts:
             say(f"Loading {before.bundle or 'the model in the package'}, and checking its golden images.")
             await candidate.until_ready(order.timeout_seconds)
             old = await candidate.version(name)
-            await _carry_through(self._promote(candidate, before, say))
+            await _carry_through(self._promote(Tried(candidate, name, old), before, say))
         return f"{name} {old} serves all callers again{_after(present)}."
 
     @asynccontextmanager
@@ -141,26 +156,26 @@ class Rollouts:
         finally:
             await database.close()
 
-    async def _try_canary(self, candidate: Serving, per_cent: int, say: Say) -> None:
-        before, self._canary = self._canary, candidate
-        await self._share((self.main, PER_CENT - per_cent), (candidate, per_cent))
-        if before and before is not candidate:
+    async def _try_canary(self, tried: Tried, per_cent: int, say: Say) -> None:
+        await self._switch(tried, ((self.main, PER_CENT - per_cent), (tried.serving, per_cent)), say)
+        before, self._canary = self._canary, tried.serving
+        if before and before is not tried.serving:
             say("Ending the canary of before.")
             await self._predictors.end(before)
 
     async def _drop_canary(self, say: Say) -> None:
         canary, self._canary = self._canary, None
-        await self._share((self.main, PER_CENT))
+        await self._share(((self.main, PER_CENT),))
         if canary:
             say("Ending the canary.")
             await self._predictors.end(canary)
 
-    async def _promote(self, candidate: Serving, history: History, say: Say) -> None:
+    async def _promote(self, tried: Tried, history: History, say: Say) -> None:
         """Send all callers to the candidate, and from there to one of the same bundle at the known port."""
-        say("Switching, and waiting for what is in flight.")
+        candidate = tried.serving
+        await self._switch(tried, ((candidate, PER_CENT),), say)
         old, canary = self.main, self._canary
         self.main, self._canary, self._history = candidate, None, history
-        await self._share((candidate, PER_CENT))
         history.write(self._folder)
         for gone in (old, canary):
             if gone and gone is not candidate:
@@ -169,15 +184,29 @@ class Rollouts:
         settled = self._start_main()
         try:
             await settled.until_ready(SETTLE_SECONDS)
-        except BundleError as error:
+            await self._switch(replace(tried, serving=settled), ((settled, PER_CENT),), say)
+        except (BundleError, Conflict) as error:
             logger.warning("the predictor stays at %s: %s", candidate.address, error)
             await self._predictors.end(settled)
             return
         self.main = settled
-        await self._share((settled, PER_CENT))
         await self._predictors.end(candidate)
 
-    async def _share(self, *shares: tuple[Serving, int]) -> None:
+    async def _switch(self, tried: Tried, shares: Shares, say: Say) -> None:
+        """Share the callers so, the last of them to the one that is tried; raises Conflict, and shares as before."""
+        say("Switching, trying it through the door, and waiting for what is in flight.")
+        before, self._shares = self._shares, shares
+        self._predictors.share(*shares)
+        try:
+            await self._predictors.door.try_out(tried.name, tried.version, first_place(shares[-1][1]))
+        except Conflict:
+            say("Going back to what served before.")
+            await self._share(before)
+            raise
+        await self._predictors.until_shared(*shares)
+
+    async def _share(self, shares: Shares) -> None:
+        self._shares = shares
         self._predictors.share(*shares)
         await self._predictors.until_shared(*shares)
 

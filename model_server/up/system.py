@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import signal
 import sys
+from functools import partial
 from typing import Any
 
 import click
@@ -19,6 +21,7 @@ from model_server.up import announcement, control, database, history, ports
 from model_server.up.child import Child, Ending, Service
 from model_server.up.control import Say
 from model_server.up.database import Database
+from model_server.up.door import Door
 from model_server.up.ports import Port
 from model_server.up.predictors import FILE as PREDICTORS_FILE
 from model_server.up.predictors import GRACE_SECONDS as PREDICTOR_GRACE_SECONDS
@@ -106,13 +109,16 @@ class _System:
             await self._serve(environment)
 
     async def _serve(self, environment: dict[str, str]) -> None:
-        predictors = Predictors(
-            environment, self._settings.predictor_host, self._folder, self._url, self._ending.hurried
-        )
+        door = Door(self._url, self._settings.mode == "open")
+        hosts, at = partial(self._with_hosts, environment), self._settings.predictor_host
+        predictors = Predictors(hosts(at), at, self._folder, door, self._ending.hurried)
         rollouts = self._rollouts(predictors, environment)
         services = [
-            Service(name, [name], environment, grace, self._ending.hurried)
-            for name, grace in (("queue-proxy", QUEUE_PROXY_GRACE_SECONDS), ("feedback", FEEDBACK_GRACE_SECONDS))
+            Service(name, [name], hosts(host), grace, self._ending.hurried)
+            for name, host, grace in (
+                ("queue-proxy", self._settings.queue_proxy_host, QUEUE_PROXY_GRACE_SECONDS),
+                ("feedback", LOOPBACK, FEEDBACK_GRACE_SECONDS),
+            )
         ]
         watching = asyncio.create_task(self._watch(rollouts))
         predicting = asyncio.create_task(rollouts.until_failure())
@@ -127,6 +133,12 @@ class _System:
         await predictors.end_all()
         for task in done:
             task.result()
+
+    def _with_hosts(self, environment: dict[str, str], listens_at: str) -> dict[str, str]:
+        """Return the environment of a service with the hosts that it answers for."""
+        chosen = self._settings.allowed_hosts
+        hosts = ports.names(listens_at) if chosen is None else chosen
+        return {**environment, f"{ENV_PREFIX}ALLOWED_HOSTS": json.dumps(hosts)}
 
     def _is_ours(self) -> bool:
         """Whether the predictor that is started here is the one that callers are sent to."""
