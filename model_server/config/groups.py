@@ -10,7 +10,10 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 ENV_PREFIX = "MODEL_SERVER_"
 MIB = 1024 * 1024
 URL_PATTERN = r"^https?://[^/\s]+(/[^\s?#]*)?$"
-MODEL_NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+MODEL_NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
+"""Also of versions: both stand in paths, headers and keys."""
+LEAST_RATE = 0.001
+"""Requests per second, where they are limited: one in 1,000 s."""
 
 
 class LogSettings(BaseSettings):

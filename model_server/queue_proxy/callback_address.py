@@ -10,7 +10,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.resolver import ThreadedResolver
 
 from model_server.config import QueueProxySettings
-from model_server.errors import InvalidInput
+from model_server.errors import InvalidInput, shown
 
 LONGEST_URL = 2000
 LOCAL_NAME = "localhost"
@@ -41,7 +41,7 @@ class CallbackAddresses:
         if parts.username or parts.password:
             raise InvalidInput("Callback-Url has no user name or password in it; callbacks are signed.")
         if host not in self._hosts:
-            raise InvalidInput(f"Callback-Url names the host {host[:64]!r}, which is not on this server's list.")
+            raise InvalidInput(f"Callback-Url names the host {shown(host)}, which is not on this server's list.")
         return url
 
 

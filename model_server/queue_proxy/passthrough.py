@@ -6,7 +6,6 @@ import hashlib
 import time
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from http import HTTPStatus
 
 from aiohttp import ClientResponse
 from starlette.types import Message, Receive, Scope, Send
@@ -15,10 +14,12 @@ from model_server import telemetry
 from model_server.config import QueueProxySettings
 from model_server.errors import BadGateway
 from model_server.http import body
+from model_server.http.numbers import bounded_integer
 from model_server.queue_proxy import metrics, prefer
 from model_server.queue_proxy.admission import used_by
 from model_server.queue_proxy.cache import Reply, ReplyCache
 from model_server.queue_proxy.intake import fingerprint
+from model_server.queue_proxy.predictor_reply import images_in
 from model_server.queue_proxy.split import Split
 from model_server.queue_proxy.upload import Upload
 from model_server.queue_proxy.upstream import HOP_BY_HOP, Body, end_to_end_headers, read_reply
@@ -124,13 +125,6 @@ async def _reply(reply: Reply, cache_status: bytes, send: Send) -> None:
     await send({"type": "http.response.body", "body": reply.body})
 
 
-def images_in(status: int, counted: str | None) -> int:
-    """Return how many images a reply is about; another predictor than ours does not say it, and counts as one."""
-    if status != HTTPStatus.OK:
-        return 0
-    return int(counted) if counted and counted.isascii() and counted.isdigit() else 1
-
-
 def model_of(path: str) -> str | None:
     """Return the model that a path predicts with, None for any other path."""
     if path.startswith("/v1/models/") and path.endswith(":predict"):
@@ -146,8 +140,7 @@ def has_body(scope: Scope) -> bool:
 
 
 def _is_small(scope: Scope) -> bool:
-    length = body.header(scope, b"content-length")
-    return length.isdigit() and int(length) <= CACHEABLE_BYTES
+    return bounded_integer(body.header(scope, b"content-length"), 0, CACHEABLE_BYTES) is not None
 
 
 def _key(scope: Scope, data: bytes, model: str) -> bytes:
