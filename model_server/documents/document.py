@@ -1,4 +1,4 @@
-"""What all documents have in common: strict fields, each with a description of what it must be."""
+"""What all documents have in common: strict fields, each with a description of what it is to be."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Kind = TypeVar("Kind", bound=BaseModel)
 
 
 class Document(BaseModel):
-    """An object with these fields and no other; a field's description completes "it must be"."""
+    """An object with these fields and no other; a field's description completes "it is"."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid", protected_namespaces=())
 
@@ -44,14 +44,14 @@ def _sentence(error: ErrorDetails, kind: type[BaseModel]) -> str:
         where = f" in {place(path[:-1])}" if path[:-1] else ""
         return f"Unknown field {shown(path[-1])}{where}; allowed: {', '.join(sorted(owner.model_fields))}."
     if problem == "missing":
-        return f'"{place(path)}" is missing; it must be {wanted}.'
+        return f'"{place(path)}" is missing: {wanted}.'
     if problem == "model_type":
-        return f'"{place(path)}" must be an object.' if path else "The body must be an object."
-    return f'"{place(path[:named])}" must be {wanted}.'
+        return f'"{place(path)}" is an object.' if path else "The body is an object."
+    return f'"{place(path[:named])}" is {wanted}.'
 
 
 def _described(kind: type[BaseModel], path: tuple[int | str, ...]) -> tuple[type[BaseModel], int, str]:
-    """Return the innermost object of a path, how many of its steps lead to a field, and what that must be."""
+    """Return the innermost object of a path, how many of its steps lead to a field, and what that is to be."""
     owner, named, wanted = kind, 0, "an object"
     for number, step in enumerate(path, 1):
         if isinstance(step, int):

@@ -33,15 +33,15 @@ ONESELF = "me"
 class NewAccount(Document):
     """What an account is made of."""
 
-    name: str = Field(description="a string")
-    email: str = Field(description="a string")
-    password: str = Field(description="a string")
+    name: str = Field(description="a text")
+    email: str = Field(description="a text")
+    password: str = Field(description="a text")
 
 
 class NewKey(Document):
     """What an API key is called."""
 
-    name: str = Field(description="a string")
+    name: str = Field(description="a text")
 
 
 class AccountRoutes:

@@ -27,9 +27,9 @@ def _uuid(given: object) -> object:
 
 
 Name = Annotated[str, Field(min_length=1, max_length=LONGEST_NAME)]
-NAME = f"a string of 1 to {LONGEST_NAME} characters"
+NAME = f"a text of 1 to {LONGEST_NAME} characters"
 Short = Annotated[str, Field(max_length=LONGEST_NAME)]
-SHORT = f"a string of at most {LONGEST_NAME} characters"
+SHORT = f"a text of 0 to {LONGEST_NAME} characters"
 IDENTIFIER = "the id of a prediction, a UUID"
 
 
@@ -41,7 +41,7 @@ class Judgement(Document):
     predicted_class: Name | None = Field(None, description=NAME)
     image_file_name: Short | None = Field(None, description=SHORT)
     feedback: Annotated[str, Field(max_length=LONGEST_COMMENT)] | None = Field(
-        None, description=f"a string of at most {LONGEST_COMMENT:,} characters"
+        None, description=f"a text of 0 to {LONGEST_COMMENT:,} characters"
     )
     correct_class: Name | None = Field(None, description=NAME)
     correct: bool | None = Field(None, description="true or false")

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import Field
 
-from model_server.bundle import is_label
+from model_server.bundle import LONGEST_LABEL
 from model_server.documents.document import LooseDocument, read
 from model_server.errors import PayloadTooLarge, Unprocessable
 from model_server.store.models import Record
@@ -57,7 +57,7 @@ def _prediction(version: str, label: str, score: float) -> dict[str, Any]:
 
 
 class _Value(LooseDocument):
-    choices: list[str] = Field([], fail_fast=True, description="a list of strings")
+    choices: list[str] = Field([], fail_fast=True, description="a list of texts")
 
 
 class _Result(LooseDocument):
@@ -65,8 +65,8 @@ class _Result(LooseDocument):
 
 
 class _Person(LooseDocument):
-    email: str | None = Field(None, description="a string")
-    id: int | str | None = Field(None, description="an integer or a string")
+    email: str | None = Field(None, description="a text")
+    id: int | str | None = Field(None, description="an integer or a text")
 
 
 class _Annotation(LooseDocument):
@@ -76,8 +76,8 @@ class _Annotation(LooseDocument):
 
 
 class _Data(LooseDocument):
-    sha256: str | None = Field(None, description="a string")
-    image: str | None = Field(None, description="a string")
+    sha256: str | None = Field(None, description="a text")
+    image: str | None = Field(None, description="a text")
 
 
 class _Task(LooseDocument):
@@ -122,7 +122,7 @@ def _picture(data: _Data) -> bytes | None:
 def _label(result: list[_Result]) -> tuple[str, str | None]:
     """Return the one class that was chosen, or why there is none."""
     chosen = [choice for part in result for choice in part.value.choices]
-    if len(chosen) != 1 or not is_label(chosen[0]):
+    if len(chosen) != 1 or len(chosen[0]) > LONGEST_LABEL:
         return "", "it has not exactly one choice"
     return chosen[0], None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain, count, islice
+from itertools import chain, islice
 from typing import Any, NoReturn
 
 import orjson
@@ -73,8 +73,8 @@ def _count_keys(document: Any, refusal: Refusal, *, thorough: bool) -> int:
     Level by level, so that a million numbers are looked at by C. Text and integers, of which orjson takes only those
     that it can write, but for NUL, are looked at where it is to be ``thorough``.
     """
-    keys, level = 0, [document]
-    for depth in count():
+    keys, depth, level = 0, 0, [document]
+    while True:
         kinds = set(map(type, level))
         if problem := _number_problem(level, kinds & ({int, float} if thorough else {float})):
             raise refusal(f"The JSON holds {problem}{_where(document)}.")
@@ -86,7 +86,7 @@ def _count_keys(document: Any, refusal: Refusal, *, thorough: bool) -> int:
             raise refusal(f"The JSON is nested too deeply: more than {MOST_DEPTH} lists and objects in each other.")
         keys += sum(len(value) for value in level if type(value) is dict) if dict in kinds else 0
         level = list(chain.from_iterable(_children(value) for value in level if type(value) in CONTAINERS))
-    raise AssertionError
+        depth += 1
 
 
 def _children(value: Any) -> Iterable[Any]:
@@ -113,11 +113,11 @@ def _number_problem(values: Sequence[Any], kinds: set[type[Any]]) -> str | None:
 
 def _text_problem(text: str) -> str | None:
     if "\0" in text:
-        return "a NUL character"
+        return "a character that cannot be kept (NUL)"
     try:
         text.encode()
     except UnicodeEncodeError:
-        return "half a character (a lone surrogate)"
+        return "a character that cannot be kept (a lone surrogate)"
     return None
 
 

@@ -88,6 +88,5 @@ def _check_classes(train: LabelledPictures, test: LabelledPictures) -> None:
     if unknown:
         raise ExportError(f"{test.source}: the class {shown(unknown[0])} is in test/ but not in train/.")
     if len(train.labels) < 2:
-        raise ExportError(
-            f"{train.source}: train/ has {shown(train.labels[0])} alone; at least two classes are needed."
-        )
+        only = shown(train.labels[0])
+        raise ExportError(f"{train.source}: train/ has the class {only} alone; at least two are needed.")

@@ -29,7 +29,7 @@ FAILURES = {"rejected": HTTPStatus.BAD_REQUEST, "deadline_exceeded": HTTPStatus.
 class Sent(LooseDocument):
     """What is sent."""
 
-    name: str | None = Field(None, description="a string")
+    name: str | None = Field(None, description="a text")
     data: str = Field(description="an encoded image in base64")
 
 
