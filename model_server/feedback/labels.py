@@ -44,7 +44,8 @@ class LabelBook:
         if row is None:
             raise self._unknown(model, version)
         if label not in row.labels:
-            examples = ", ".join(shown(one)[1:-1] for one in row.labels[:EXAMPLES]) + (", …" if len(row.labels) > EXAMPLES else "")
+            examples = ", ".join(shown(one)[1:-1] for one in row.labels[:EXAMPLES])
+            examples += ", …" if len(row.labels) > EXAMPLES else ""
             raise Unprocessable(f"{shown(label)} is no class of {model} {version}; its classes are {examples}.")
 
     def _unknown(self, model: str, version: str | None) -> Unavailable | Unprocessable:
