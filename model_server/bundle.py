@@ -10,6 +10,7 @@ import hashlib
 import os
 import re
 import stat
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BufferedReader
@@ -18,8 +19,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from model_server.config import InputDtype, RuntimeName
-from model_server.errors import BundleError
+from model_server.config import MODEL_NAME_PATTERN, InputDtype, RuntimeName
+from model_server.errors import BundleError, shown
 
 MANIFEST = "model.json"
 LABELS = "labels.txt"
@@ -29,6 +30,10 @@ MOST_TEXT = 16 * MIB
 """Bytes of the manifest or the labels: a confusion matrix of a thousand classes takes half of it."""
 MOST_GOLDEN = 64 * MIB
 """Bytes of a golden image."""
+LONGEST_NAME = 128
+MOST_LABELS, LONGEST_LABEL = 100_000, 255
+NOT_IN_TEXT = frozenset({"Cc", "Cs", "Zl", "Zp"})
+"""Unicode's categories of control characters, lone surrogates, and separators of lines and paragraphs."""
 
 ARTIFACTS: dict[RuntimeName, tuple[str, ...]] = {
     "litert": ("model.tflite",),
@@ -95,8 +100,8 @@ class Manifest(_Part):
     """The content of ``model.json``."""
 
     format: Literal[1] = 1
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    version: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: str = Field(pattern=MODEL_NAME_PATTERN)
+    version: str = Field(pattern=MODEL_NAME_PATTERN)
     task: Literal["image-classification"] = "image-classification"
     labels: InnerPath = LABELS
     input: InputSpec
@@ -143,7 +148,7 @@ def read_manifest(path: Path) -> Manifest:
         return Manifest.model_validate_json(read_file(path, MANIFEST, MOST_TEXT))
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
+        where = shown(".".join(str(part) for part in first["loc"])) if first["loc"] else ""
         raise BundleError(f"{path / MANIFEST}: {where or 'the document'}: {first['msg']}.") from None
 
 
@@ -166,8 +171,8 @@ def read_plain(path: Path, version: str, artifact: str, runtime: RuntimeName, sp
 
 
 def plain_name(path: Path) -> str:
-    """Return the folder's name as a model name."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", path.resolve().name).strip(".-_") or "model"
+    """Return the folder's name as a model name, at most 128 characters."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", path.resolve().name).strip(".-_")[:LONGEST_NAME] or "model"
 
 
 def find_artifact(path: Path) -> tuple[str, RuntimeName]:
@@ -180,7 +185,10 @@ def find_artifact(path: Path) -> tuple[str, RuntimeName]:
 
 
 def read_labels(path: Path) -> list[str]:
-    """Return the classes that a file of the caller's own names, one a line; raises BundleError."""
+    """Return the classes that a file of the caller's own names, one a line.
+
+    Raises BundleError where there are more than 100,000, or one is too long.
+    """
     try:
         return _labels(path.read_bytes(), path)
     except OSError as error:
@@ -199,6 +207,14 @@ def _labels(content: bytes, path: Path) -> list[str]:
         raise BundleError(f"{path} cannot be read: {error}.") from None
     if not labels:
         raise BundleError(f"{path} names no class; it needs one a line.")
+    if len(labels) > MOST_LABELS:
+        raise BundleError(f"{path} names {len(labels):,} classes; at most {MOST_LABELS:,} are served.")
+    for number, label in enumerate(labels, 1):
+        if not is_label(label):
+            raise BundleError(
+                f"{path}: line {number:,}, {shown(label)}, is no class: it is longer than {LONGEST_LABEL} characters, "
+                "or holds a control character."
+            )
     return labels
 
 
@@ -246,6 +262,11 @@ def artifact_path(root: Path, name: str) -> Path:
     if path.suffix or not path.is_dir():
         open_file(root, name).close()
     return path
+
+
+def is_label(name: str) -> bool:
+    """Whether a class may be called so: what feedback, its export and the page can show and keep."""
+    return len(name) <= LONGEST_LABEL and not any(unicodedata.category(one) in NOT_IN_TEXT for one in name)
 
 
 def hash_files(root: Path, *names: str) -> dict[str, str]:

@@ -7,6 +7,37 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import ClassVar
 
+LONGEST_SHOWN = 64
+"""Characters of what is repeated of a request."""
+FIRST_SHOWN = 4
+"""Elements of a list that are."""
+
+
+def shown(value: object) -> str:
+    """Return a value of a request as it may stand in a sentence or in a log: quoted, escaped, cut at 64 characters.
+
+    Looks at no more of it than it shows, whatever its size.
+    """
+    if isinstance(value, list | tuple):
+        more = ", …" if len(value) > FIRST_SHOWN else ""
+        return _cut(f"[{', '.join(_written(one) for one in value[:FIRST_SHOWN])}{more}]")
+    return _cut(_written(value))
+
+
+def _cut(text: str) -> str:
+    if len(text) <= LONGEST_SHOWN:
+        return text
+    quote = text[0] if text[0] in "'\"" else ""
+    return f"{text[: LONGEST_SHOWN - 2]}…{quote}"
+
+
+def _written(value: object) -> str:
+    if isinstance(value, str):
+        return repr(value[:LONGEST_SHOWN])
+    if isinstance(value, int):
+        return repr(value) if value.bit_length() <= LONGEST_SHOWN else f"a number of {value.bit_length():,} bits"
+    return repr(value) if value is None or isinstance(value, float) else type(value).__name__
+
 
 class ModelServerError(Exception):
     """Base of every error we raise; the message is a sentence fit for the caller's eyes."""

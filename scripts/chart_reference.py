@@ -37,7 +37,7 @@ BY_PATH: dict[str, dict[str, Any]] = {
     "kserve.mode": {"enum": ["Standard", "Knative"]},
     "mode": {"enum": ["accounts", "open"]},
     "model.storageUri": {"type": "string", "pattern": "^([a-z0-9]+://.+)?$"},
-    "model.name": {"type": "string", "pattern": "^([A-Za-z0-9][A-Za-z0-9._-]*)?$"},
+    "model.name": {"type": "string", "pattern": "^([A-Za-z0-9][A-Za-z0-9._-]{0,127})?$"},
     "images.storageUri": {"type": "string", "pattern": "^(s3://[^/\\s]+(/\\S*)?)?$"},
     "canary.storageUri": {"type": "string", "pattern": "^([a-z0-9]+://.+)?$"},
     "canary.weight": {"type": "integer", "minimum": 1, "maximum": 99},

@@ -7,11 +7,10 @@ import unicodedata
 from email_validator import EmailNotValidError, validate_email
 
 from model_server.accounts.passwords import normal
+from model_server.bundle import NOT_IN_TEXT
 from model_server.errors import Unprocessable
 
 MOST_NAME = 100
-NOT_IN_TEXT = frozenset({"Cc", "Cs", "Zl", "Zp"})
-"""Unicode's categories of control characters, lone surrogates, and separators of lines and paragraphs."""
 
 
 def one_line(text: str, field: str, most: int) -> str:

@@ -14,7 +14,7 @@ from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
-from model_server.errors import InvalidInput, ModelServerError, NotFound, Unauthorized, Unavailable
+from model_server.errors import InvalidInput, ModelServerError, NotFound, Unauthorized, Unavailable, shown
 
 LONGEST_WAIT_SECONDS = 10
 TIMEOUT_SECONDS = 60
@@ -148,7 +148,7 @@ def _address(url: str) -> SplitResult:
     except ValueError:
         valid = False
     if not valid or address.query or address.fragment:
-        raise InvalidInput(f"{url!r} is not the URL of a server; one looks like http://127.0.0.1:8080.")
+        raise InvalidInput(f"{shown(url)} is not the URL of a server; one looks like http://127.0.0.1:8080.")
     return address
 
 

@@ -10,14 +10,24 @@ from pydantic_settings import BaseSettings
 from pydantic_settings import SettingsError as UnreadableSetting
 
 from model_server.config.feedback import FeedbackSettings
-from model_server.config.groups import ENV_PREFIX, AccessSettings, DatabaseSettings, LogSettings, ServiceSettings
+from model_server.config.groups import (
+    ENV_PREFIX,
+    LEAST_RATE,
+    MODEL_NAME_PATTERN,
+    AccessSettings,
+    DatabaseSettings,
+    LogSettings,
+    ServiceSettings,
+)
 from model_server.config.predictor import InputDtype, PredictorSettings, RuntimeName
 from model_server.config.queue_proxy import QueueProxySettings, WeightedPredictor
 from model_server.config.up import UpSettings
-from model_server.errors import SettingsError
+from model_server.errors import SettingsError, shown
 
 __all__ = [
     "ENV_PREFIX",
+    "LEAST_RATE",
+    "MODEL_NAME_PATTERN",
     "ROLES",
     "AccessSettings",
     "DatabaseSettings",
@@ -56,7 +66,7 @@ def load(role: type[Settings], **overrides: Any) -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         field = "".join(str(part) for part in first["loc"][:1])
-        value = "" if _is_secret(role, field) else f"={_PASSWORD.sub('//…@', repr(first['input']))}"
+        value = "" if _is_secret(role, field) else f"={_PASSWORD.sub('//…@', shown(first['input']))}"
         raise SettingsError(f"{ENV_PREFIX}{field.upper()}{value} is not valid: {first['msg']}.") from None
     except UnreadableSetting as error:
         field = str(error).partition('"')[2].partition('"')[0]

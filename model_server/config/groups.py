@@ -11,7 +11,10 @@ from model_server.config.addresses import HostName
 
 ENV_PREFIX = "MODEL_SERVER_"
 MIB = 1024 * 1024
-MODEL_NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+MODEL_NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
+"""Also of versions: both stand in paths, headers and keys."""
+LEAST_RATE = 0.001
+"""Requests per second, where they are limited: one in 1,000 s."""
 
 
 class LogSettings(BaseSettings):

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
 from model_server.config.addresses import HostName, ServiceUrl, split_url
 from model_server.config.groups import (
+    LEAST_RATE,
     MIB,
     MODEL_NAME_PATTERN,
     AccessSettings,
@@ -72,7 +73,7 @@ class QueueProxySettings(ServiceSettings, DatabaseSettings, AccessSettings):
         ge=0,
         le=100_000,
         description="Predictions that one caller, a user or else an address, may ask for, in the long run; more are "
-        "refused with 429. 0: no limit. An administrator may give a user another.",
+        "refused with 429. 0: no limit, else 0.001 or more. An administrator may give a user another.",
     )
     requests_burst: int = Field(
         20, ge=1, le=100_000, description="Predictions that one caller may ask for at once within that rate."
@@ -161,6 +162,13 @@ class QueueProxySettings(ServiceSettings, DatabaseSettings, AccessSettings):
         description="Where every finished queued prediction is sent as a CloudEvent: `http(s)://host/path`, "
         "`kafka://host:9092/topic`, `amqp://user:password@host/exchange`. Unset: nowhere.",
     )
+
+    @field_validator("requests_per_second")
+    @classmethod
+    def _rate(cls, value: float) -> float:
+        if 0 < value < LEAST_RATE:
+            raise ValueError(f"0, or {LEAST_RATE} and more")
+        return value
 
     @field_validator("queue")
     @classmethod

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from model_server.bundle import Accuracy
 from model_server.classifier import Classifier
-from model_server.errors import ExportError, InvalidInput
+from model_server.errors import ExportError, InvalidInput, shown
 from model_server.exporter.pictures import Labelled, LabelledPictures
 from model_server.exporter.progress import Progress
 from model_server.runtimes import Session
@@ -72,9 +72,9 @@ def _numbers(labels: Sequence[str], pictures: LabelledPictures) -> dict[str, int
     numbers = {label: index for index, label in enumerate(labels)}
     for label in pictures.labels:
         if label not in numbers:
-            raise ExportError(f"{pictures.source} has pictures of {label!r}, which is no class of the model.")
+            raise ExportError(f"{pictures.source} has pictures of {shown(label)}, which is no class of the model.")
         if labels.count(label) > 1:
-            raise ExportError(f"{pictures.source}: the model has {labels.count(label)} classes named {label!r}.")
+            raise ExportError(f"{pictures.source}: the model has {labels.count(label)} classes named {shown(label)}.")
     return numbers
 
 

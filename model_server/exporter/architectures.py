@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from model_server.errors import ExportError
+from model_server.errors import ExportError, shown
 from model_server.exporter.scaling import ScalingName
 from model_server.exporter.source import require_tensorflow
 
@@ -52,7 +52,7 @@ def names() -> list[str]:
 def family_of(name: str) -> Family:
     """Return the family of an architecture; raises ExportError that lists them all if there is none."""
     if name not in names():
-        raise ExportError(f"There is no architecture {name!r}; there are {', '.join(names())}.")
+        raise ExportError(f"There is no architecture {shown(name)}; there are {', '.join(names())}.")
     return next(family for family in FAMILIES if name.startswith(family.begin) and name.endswith(family.end))
 
 

@@ -15,7 +15,7 @@ from model_server import classifier as classifiers
 from model_server import image, runtimes
 from model_server.bundle import Bundle, GoldenImage, InputSpec, Manifest
 from model_server.classifier import Classifier
-from model_server.errors import ExportError, InvalidInput
+from model_server.errors import ExportError, InvalidInput, shown
 from model_server.exporter import accuracy, golden, parity, pictures
 from model_server.exporter.accuracy import Confusion, confusion_of
 from model_server.exporter.convert import Quantization, artifact_input, to_tflite
@@ -139,7 +139,7 @@ def _describe(model: runtimes.LoadedModel, options: Options) -> Manifest:
         )
     except ValidationError as error:
         first = error.errors()[0]
-        raise ExportError(f"{first['loc'][0]} {first['input']!r} is not allowed: {first['msg']}.") from None
+        raise ExportError(f"{first['loc'][0]} {shown(first['input'])} is not allowed: {first['msg']}.") from None
 
 
 def _classifier(folder: Path, manifest: Manifest, model: runtimes.LoadedModel, options: Options) -> Classifier:

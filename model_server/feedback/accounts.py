@@ -6,6 +6,7 @@ from http import HTTPStatus
 from typing import Any
 from uuid import UUID
 
+from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -13,11 +14,12 @@ from starlette.routing import Route
 from model_server.accounts import api_keys, rules
 from model_server.accounts.caller import Caller
 from model_server.accounts.register import Register
+from model_server.documents.document import Document, Kind, read
 from model_server.errors import Conflict, Forbidden, NotFound, TooManyRequests, Unprocessable
 from model_server.feedback import metrics
 from model_server.feedback.attempts import Attempts
 from model_server.feedback.parts import Parts
-from model_server.http import body, paging
+from model_server.http import body, json_body, paging
 from model_server.http.client_address import from_neighbour
 from model_server.http.replies import json_response, timestamp
 from model_server.store import api_keys as stored_keys
@@ -26,6 +28,20 @@ from model_server.store.models import Record
 
 MOST_JSON_VALUES = 100
 ONESELF = "me"
+
+
+class NewAccount(Document):
+    """What an account is made of."""
+
+    name: str = Field(description="a text")
+    email: str = Field(description="a text")
+    password: str = Field(description="a text")
+
+
+class NewKey(Document):
+    """What an API key is called."""
+
+    name: str = Field(description="a text")
 
 
 class AccountRoutes:
@@ -55,8 +71,8 @@ class AccountRoutes:
             await self._parts.authentication.admin(request.scope)
         try:
             self._attempts.registration(from_neighbour(request.scope))
-            document = await self._document(request, ("name", "email", "password"))
-            row = await self._register.add(document["name"], document["email"], document["password"])
+            document = await self._document(request, NewAccount)
+            row = await self._register.add(document.name, document.email, document.password)
         except (TooManyRequests, Conflict) as error:
             metrics.REGISTRATIONS.labels("limited" if isinstance(error, TooManyRequests) else "taken").inc()
             raise
@@ -95,8 +111,8 @@ class AccountRoutes:
         caller = await self._parts.authentication.user(request.scope)
         if await self._whose(request) != caller.user_id:
             raise Forbidden("Only the user may make keys.")
-        document = await self._document(request, ("name",))
-        name = rules.one_line(document["name"], "name", rules.MOST_NAME)
+        document = await self._document(request, NewKey)
+        name = rules.one_line(document.name, "name", rules.MOST_NAME)
         key = api_keys.new_key()
         row = await stored_keys.create(
             self._parts.database, _id_of(caller), name, api_keys.hint(key), api_keys.digest(key)
@@ -129,14 +145,9 @@ class AccountRoutes:
             raise NotFound("There is no such user.")
         return known
 
-    async def _document(self, request: Request, fields: tuple[str, ...]) -> dict[str, str]:
-        """Return a JSON object of exactly these texts; raises InvalidInput, or Unprocessable."""
+    async def _document(self, request: Request, kind: type[Kind]) -> Kind:
         data = await body.read(request.scope, request.receive, self._parts.settings, body.SMALL)
-        document = body.parse_json(data, MOST_JSON_VALUES)
-        if document.keys() != set(fields) or not all(isinstance(value, str) for value in document.values()):
-            wanted = ", ".join(fields)
-            raise Unprocessable(f"The body is a JSON object with {wanted}, each a text, and nothing else.")
-        return document
+        return read(kind, json_body.parse(data, MOST_JSON_VALUES, Unprocessable), Unprocessable)
 
 
 def _id_of(caller: Caller) -> UUID:

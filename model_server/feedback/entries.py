@@ -15,7 +15,7 @@ from model_server.feedback import authors, judgement, query
 from model_server.feedback.judgement import Author, Judgement
 from model_server.feedback.labels import LabelBook, LabelShelf
 from model_server.feedback.parts import Parts
-from model_server.http import body, paging
+from model_server.http import body, json_body, paging
 from model_server.http.replies import json_response, picture_response, timestamp
 from model_server.store import feedback as store
 from model_server.store.feedback import Entry
@@ -57,7 +57,7 @@ class EntryRoutes:
         if body.media_type(request.scope) != "application/json":
             raise UnsupportedMediaType("Feedback is JSON; send it as application/json.")
         content = await body.read(request.scope, request.receive, self._settings, body.SMALL)
-        said = judgement.parse(body.parse_json(content, self._settings.max_json_values))
+        said = judgement.parse(json_body.parse(content, self._settings.max_json_values, Unprocessable))
         result = await self._writer.put((said, authors.author_of(request, caller)))
         if isinstance(result, ModelServerError):
             raise result

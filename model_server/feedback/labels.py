@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
-from model_server.errors import Unavailable, Unprocessable
+from model_server.errors import Unavailable, Unprocessable, shown
 from model_server.store import labels
 from model_server.store.database import Database
 from model_server.store.models import Record
@@ -32,7 +32,7 @@ class LabelBook:
         """Return the model and version that feedback without a prediction is about; raises Unprocessable."""
         names = sorted({row.model for row in self.rows})
         if model is None and len(names) > 1:
-            raise Unprocessable(f'Name the "model": one of {", ".join(names)}.')
+            raise Unprocessable(f'Name the "model": one of {shown(names)}.')
         row = self.find(model, version)
         if row is None:
             raise self._unknown(model or "the model", version)
@@ -44,17 +44,18 @@ class LabelBook:
         if row is None:
             raise self._unknown(model, version)
         if label not in row.labels:
-            examples = ", ".join(row.labels[:EXAMPLES]) + (", …" if len(row.labels) > EXAMPLES else "")
-            raise Unprocessable(f"{label[:64]!r} is no class of {model} {version}; its classes are {examples}.")
+            examples = ", ".join(shown(one)[1:-1] for one in row.labels[:EXAMPLES])
+            examples += ", …" if len(row.labels) > EXAMPLES else ""
+            raise Unprocessable(f"{shown(label)} is no class of {model} {version}; its classes are {examples}.")
 
     def _unknown(self, model: str, version: str | None) -> Unavailable | Unprocessable:
         if self.rows and not any(row.model == model for row in self.rows):
-            return Unprocessable(f"No prediction of {model[:64]!r} was seen; models are {self._models()}.")
+            return Unprocessable(f"No prediction of {shown(model)} was seen; models are {self._models()}.")
         name = f"{model} {version or ''}".strip()
-        return Unavailable(f"The classes of {name[:128]} are not known yet: they are learned as it predicts.")
+        return Unavailable(f"The classes of {shown(name)} are not known yet: they are learned as it predicts.")
 
     def _models(self) -> str:
-        return ", ".join(sorted({row.model for row in self.rows}))
+        return shown(sorted({row.model for row in self.rows}))
 
 
 class LabelShelf:

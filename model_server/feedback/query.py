@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from datetime import date
 from uuid import UUID
 
-from model_server.errors import InvalidInput, NotFound
+from model_server.errors import InvalidInput, NotFound, shown
+from model_server.http import numbers
 from model_server.store.report import Scope
 
 LONGEST = 255
@@ -33,12 +34,9 @@ def day(given: Mapping[str, str], key: str) -> date | None:
     value = given.get(key)
     if value is None:
         return None
-    try:
-        found = date.fromisoformat(value)
-    except ValueError:
-        found = None
-    if found is None or not 1970 <= found.year <= 9998:
-        raise InvalidInput(f"{key} is a day such as 2026-01-31, in UTC, not {value[:32]!r}.")
+    found = numbers.day(value)
+    if found is None:
+        raise InvalidInput(f"{key} is a day such as 2026-01-31, in UTC, not {shown(value)}.")
     return found
 
 
@@ -46,7 +44,7 @@ def flag(given: Mapping[str, str], key: str) -> bool:
     """Return whether a parameter is ``true``; raises InvalidInput."""
     value = given.get(key, "false")
     if value not in {"true", "false"}:
-        raise InvalidInput(f"{key} is true or false, not {value[:32]!r}.")
+        raise InvalidInput(f"{key} is true or false, not {shown(value)}.")
     return value == "true"
 
 
@@ -55,4 +53,4 @@ def identifier(text: str) -> UUID:
     try:
         return UUID(text)
     except ValueError:
-        raise NotFound(f"There is no feedback {text[:64]!r}.") from None
+        raise NotFound(f"There is no feedback {shown(text)}.") from None

@@ -6,18 +6,17 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-import orjson
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from model_server.errors import Forbidden, InvalidInput, Overloaded
+from model_server.errors import Forbidden, InvalidInput, Overloaded, Unprocessable, shown
 from model_server.feedback import authors, export, label_studio, query, report
 from model_server.feedback.entries import resource
 from model_server.feedback.label_import import import_annotations
 from model_server.feedback.parts import Parts
-from model_server.http import body
+from model_server.http import body, json_body
 from model_server.http.replies import json_response
 from model_server.http.routing import Application
 from model_server.store import report as store
@@ -64,7 +63,7 @@ class ReportRoutes:
         given = Request(scope).query_params
         chosen, kind = query.scope(given), given.get("format", "tar")
         if kind not in {"tar", "label-studio"}:
-            raise InvalidInput(f"format is tar or label-studio, not {kind[:32]!r}.")
+            raise InvalidInput(f"format is tar or label-studio, not {shown(kind)}.")
         if self._exports.locked():
             raise Overloaded("Other exports are under way. Try again later.")
         async with (
@@ -90,10 +89,7 @@ class ReportRoutes:
         """Take Label Studio's annotations as feedback, one judge more for each annotator."""
         await self._parts.authentication.admin(request.scope)
         content = await body.read(request.scope, request.receive, self._parts.settings)
-        try:
-            document = orjson.loads(content)
-        except orjson.JSONDecodeError as error:
-            raise InvalidInput(f"The body is not JSON: {error}.") from None
+        document = json_body.parse_any(content, self._parts.settings.max_json_values, Unprocessable)
         found = list(label_studio.read_annotations(document))
         return json_response(await import_annotations(self._parts.database, found))
 

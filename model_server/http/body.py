@@ -1,17 +1,14 @@
-"""Reading request bodies within limits, and JSON without the traps of JSON."""
+"""Reading request bodies within limits."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-from collections import Counter
-from typing import Any, NoReturn
 
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope
 
 from model_server.config import ServiceSettings
-from model_server.errors import InvalidInput, Overloaded, PayloadTooLarge, RequestTimeout, UnsupportedMediaType
+from model_server.errors import Overloaded, PayloadTooLarge, RequestTimeout, UnsupportedMediaType, shown
 
 JSON_TYPES = {
     "",
@@ -153,48 +150,5 @@ def media_type(scope: Scope) -> str:
     """Return the content type in lower case without parameters; raises UnsupportedMediaType for a charset not UTF-8."""
     kind, _, parameters = header(scope, b"content-type").lower().partition(";")
     if "charset" in parameters and "utf-8" not in parameters and "utf8" not in parameters:
-        raise UnsupportedMediaType(f"The charset in {parameters.strip()!r} is not read; JSON is UTF-8.")
+        raise UnsupportedMediaType(f"The charset in {shown(parameters.strip())} is not read; JSON is UTF-8.")
     return kind.strip()
-
-
-def parse_json(body: bytes, max_values: int) -> dict[str, Any]:
-    """Parse a JSON object; raises InvalidInput for anything else, for NaN, and for a key that stands twice."""
-    if body.count(b",") >= max_values:
-        raise PayloadTooLarge(
-            f"The JSON has more than {max_values:,} values; send the image encoded, or as a binary tensor."
-        )
-    try:
-        document = _DECODER.decode(body.decode("utf-8"))
-    except UnicodeDecodeError:
-        raise InvalidInput("The body is not UTF-8.") from None
-    except RecursionError:
-        raise InvalidInput("The JSON is nested too deeply.") from None
-    except json.JSONDecodeError as error:
-        raise InvalidInput(f"The body is not JSON: {error.msg} at byte {error.pos}.") from None
-    except ValueError:  # an integer of more digits than Python converts
-        raise InvalidInput("The JSON holds a number that is out of range.") from None
-    if not isinstance(document, dict):
-        raise InvalidInput("The body is not a JSON object.")
-    return document
-
-
-def only_keys(document: dict[str, Any], allowed: set[str], where: str) -> None:
-    """Raise InvalidInput that names a key of ``document`` that is not in ``allowed``."""
-    for key in document:
-        if key not in allowed:
-            raise InvalidInput(f"Unknown {where} {key[:64]!r}; allowed: {', '.join(sorted(allowed))}.")
-
-
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    document = dict(pairs)
-    if len(document) != len(pairs):
-        (twice, _), *_ = Counter(key for key, _ in pairs).most_common(1)
-        raise InvalidInput(f"The JSON has the key {twice[:64]!r} twice in one object.")
-    return document
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise InvalidInput(f"The JSON holds {name}, which is not a JSON number.")
-
-
-_DECODER = json.JSONDecoder(object_pairs_hook=_unique_keys, parse_constant=_no_constant)

@@ -6,7 +6,7 @@ import struct
 from collections.abc import Sequence
 from typing import Any
 
-from model_server.errors import InvalidInput
+from model_server.errors import InvalidInput, shown
 
 
 def split(binary: bytes, most: int, name: str) -> list[bytes]:
@@ -18,13 +18,13 @@ def split(binary: bytes, most: int, name: str) -> list[bytes]:
     start = 0
     while start < len(binary):
         if len(elements) == most:
-            raise InvalidInput(f"Input {name!r} has more elements than the {most:,} of its shape.")
+            raise InvalidInput(f"Input {shown(name)} has more elements than the {most:,} of its shape.")
         if start + 4 > len(binary):
-            raise InvalidInput(f"Input {name!r} ends within the length of an element.")
+            raise InvalidInput(f"Input {shown(name)} ends within the length of an element.")
         (length,) = struct.unpack_from("<I", binary, start)
         start += 4
         if start + length > len(binary):
-            raise InvalidInput(f"Input {name!r} ends within an element of {length:,} bytes.")
+            raise InvalidInput(f"Input {shown(name)} ends within an element of {length:,} bytes.")
         elements.append(binary[start : start + length])
         start += length
     return elements

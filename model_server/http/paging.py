@@ -10,9 +10,10 @@ from uuid import UUID
 
 from starlette.requests import Request
 
-from model_server.errors import InvalidInput
+from model_server.errors import InvalidInput, shown
+from model_server.http.numbers import bounded_integer
 
-DEFAULT_PAGE, LARGEST_PAGE, MOST_DIGITS = 20, 100, 3
+DEFAULT_PAGE, LARGEST_PAGE = 20, 100
 
 
 def limit(request: Request) -> int:
@@ -20,9 +21,10 @@ def limit(request: Request) -> int:
     given = request.query_params.get("limit")
     if given is None:
         return DEFAULT_PAGE
-    if not (given.isascii() and given.isdecimal() and len(given) <= MOST_DIGITS and 1 <= int(given) <= LARGEST_PAGE):
-        raise InvalidInput(f"limit is an integer of 1 to {LARGEST_PAGE}, not {given[:32]!r}.")
-    return int(given)
+    number = bounded_integer(given, 1, LARGEST_PAGE)
+    if number is None:
+        raise InvalidInput(f"limit is an integer of 1 to {LARGEST_PAGE}, not {shown(given)}.")
+    return number
 
 
 def cursor(request: Request) -> UUID | None:
@@ -40,4 +42,9 @@ def next_cursor(rows: Sequence[Any], most: int) -> str | None:
     """Return the cursor of the page after the first ``most`` of ``rows``, None where there are no more."""
     if len(rows) <= most:
         return None
-    return base64.urlsafe_b64encode(rows[most - 1].id.bytes).decode().rstrip("=")
+    return cursor_after(rows[most - 1])
+
+
+def cursor_after(row: Any) -> str:
+    """Return the cursor of the page after the one that ends with ``row``."""
+    return base64.urlsafe_b64encode(row.id.bytes).decode().rstrip("=")

@@ -19,7 +19,7 @@ from kserve.protocol.model_repository_extension import ModelRepositoryExtension
 
 from model_server import telemetry
 from model_server.config import PredictorSettings
-from model_server.errors import Forbidden, InvalidInput, ModelServerError, Overloaded, SettingsError
+from model_server.errors import Forbidden, InvalidInput, ModelServerError, Overloaded, SettingsError, shown
 from model_server.http.body import Buffer, Share
 from model_server.predictor import metrics
 from model_server.predictor.service import PredictorService
@@ -43,11 +43,11 @@ class ClosedRepository(ModelRepositoryExtension):  # type: ignore[misc]
 
     async def load(self, model_name: str) -> None:
         """Refuse."""
-        raise Forbidden(f"Loading models by request is turned off; {model_name!r} was not touched.")
+        raise Forbidden(f"Loading models by request is turned off; {shown(model_name)} was not touched.")
 
     async def unload(self, model_name: str) -> None:
         """Refuse."""
-        raise Forbidden(f"Unloading models by request is turned off; {model_name!r} was not touched.")
+        raise Forbidden(f"Unloading models by request is turned off; {shown(model_name)} was not touched.")
 
 
 class VersionedServicer(InferenceServicer):  # type: ignore[misc]
@@ -79,11 +79,12 @@ def status_of(error: Exception) -> tuple[grpc.StatusCode, str]:
     if isinstance(error, ModelServerError):
         return CODES.get(error.status, grpc.StatusCode.INTERNAL), str(error)
     if isinstance(error, ModelNotFound):
-        return grpc.StatusCode.NOT_FOUND, str(error)
+        return grpc.StatusCode.NOT_FOUND, "There is no such model."
     if isinstance(error, ModelNotReady):
         return grpc.StatusCode.UNAVAILABLE, str(error)
     if isinstance(error, InferenceError | SDKInvalidInput):
-        return grpc.StatusCode.INVALID_ARGUMENT, str(error)
+        # The SDK repeats names of the request in full.
+        return grpc.StatusCode.INVALID_ARGUMENT, f"The request is not valid: {shown(str(error))}."
     return grpc.StatusCode.INTERNAL, "The server failed to answer; its log has the reason."
 
 

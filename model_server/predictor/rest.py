@@ -13,8 +13,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from model_server.classifier import Picture, rank
 from model_server.config import PredictorSettings
-from model_server.errors import Forbidden, NotSupported, UnsupportedMediaType
-from model_server.http import body
+from model_server.documents.v1_request import DEFAULT_TOP_K
+from model_server.errors import Forbidden, NotSupported, UnsupportedMediaType, shown
+from model_server.http import body, json_body
 from model_server.http.routing import ErrorsRaisedRouter
 from model_server.predictor import tensors, v1, v2
 from model_server.predictor.service import PredictorService
@@ -74,13 +75,13 @@ class Routes:
         is_image = media_type.startswith("image/")
         if not is_image and media_type not in body.JSON_TYPES:
             raise UnsupportedMediaType(
-                f"The content type {media_type[:64]!r} is not read; send application/json, or an image as image/*."
+                f"The content type {shown(media_type)} is not read; send application/json, or an image as image/*."
             )
         data = await body.read(request.scope, request.receive, self._settings)
         pictures: list[Picture] = [data]
-        top_k = v1.DEFAULT_TOP_K
+        top_k = DEFAULT_TOP_K
         if not is_image:
-            document = body.parse_json(data, self._settings.max_json_values)
+            document = json_body.parse(data, self._settings.max_json_values)
             pictures, top_k = v1.parse(document, self._settings.max_instances)
         scores = await self._service.classify(pictures, "" if is_image else "instances")
         reply: V1Reply = {"predictions": [rank(model.labels, row, top_k) for row in scores]}
@@ -92,7 +93,7 @@ class Routes:
         model = self._service.require(path["model"], path.get("version"))
         media_type = body.media_type(request.scope)
         if media_type not in body.JSON_TYPES:
-            raise UnsupportedMediaType(f"The content type {media_type[:64]!r} is not read; send application/json.")
+            raise UnsupportedMediaType(f"The content type {shown(media_type)} is not read; send application/json.")
         data = await body.read(request.scope, request.receive, self._settings)
         json_length = body.header(request.scope, BINARY_HEADER.lower().encode())
         inference = v2.parse(data, json_length, self._settings.max_json_values)

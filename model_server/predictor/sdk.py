@@ -18,6 +18,7 @@ from starlette.responses import Response
 from model_server import __version__
 from model_server.errors import InvalidInput
 from model_server.http.envelope import UNEXPECTED, error_response
+from model_server.http.json_body import place
 from model_server.predictor import tensors
 from model_server.predictor.service import PredictorService
 
@@ -144,5 +145,4 @@ async def _unexpected_error(_request: Request, _error: Exception) -> Response:
 
 async def _validation_error(_request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)  # noqa: S101 - what it is registered for
-    first = error.errors()[0]
-    return error_response(InvalidInput.status, f"{'.'.join(map(str, first['loc']))}: {first['msg']}.")
+    return error_response(InvalidInput.status, f"{place(error.errors()[0]['loc'])} is not valid.")

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from model_server import classifier as classifiers
 from model_server.classifier import Picture
 from model_server.config import PredictorSettings
-from model_server.errors import InvalidInput, ModelServerError, NotFound, NotReady, Overloaded, PayloadTooLarge
+from model_server.errors import InvalidInput, ModelServerError, NotFound, NotReady, Overloaded, PayloadTooLarge, shown
 from model_server.predictor import metrics
 from model_server.predictor.workers import ServedModel, Workers
 from model_server.schema import LOADING
@@ -60,9 +60,9 @@ class PredictorService:
     def require(self, name: str, version: str | None = None) -> ServedModel:
         """Return the model if that is what it is called; raises NotFound or NotReady."""
         if name != self.name:
-            raise NotFound(f"There is no model {name!r}; this server has {self.name!r}.")
+            raise NotFound(f"There is no model {shown(name)}; this server has {self.name!r}.")
         if version is not None and version != self.version:
-            raise NotFound(f"There is no version {version!r} of {name!r}; this server has {self.version!r}.")
+            raise NotFound(f"There is no version {shown(version)} of {name!r}; this server has {self.version!r}.")
         return self.model
 
     def require_ready(self) -> None:

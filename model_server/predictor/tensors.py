@@ -12,11 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_server.classifier import Picture
-from model_server.errors import InvalidInput
+from model_server.documents.v1_request import check_count
+from model_server.documents.v2_request import check_once
+from model_server.errors import InvalidInput, shown
 from model_server.http import bytes_tensor
 from model_server.http.base64_text import decode_base64
 from model_server.predictor.json_arrays import to_array
-from model_server.predictor.v1 import check_count
 
 INPUT = "image"
 OUTPUTS = ("label", "score", "scores")
@@ -53,7 +54,7 @@ class OutputTensor:
 def pictures(tensors: Sequence[InputTensor], max_instances: int) -> list[Picture]:
     """Return the images of the only input, ``image``; raises InvalidInput."""
     if len(tensors) != 1 or tensors[0].name != INPUT:
-        names = ", ".join(repr(tensor.name[:64]) for tensor in tensors[:8]) or "none"
+        names = shown([tensor.name for tensor in tensors]) if tensors else "none"
         raise InvalidInput(f"The model has one input, {INPUT!r}; the request has {names}.")
     tensor = tensors[0]
     _check_shape(tensor)
@@ -90,21 +91,22 @@ def describe_outputs(classes: int) -> list[dict[str, Any]]:
 
 
 def check_outputs(requested: Sequence[str] | None) -> Sequence[str]:
-    """Return the names of the outputs to send; raises InvalidInput for one that does not exist."""
+    """Return the names of the outputs to send; raises InvalidInput for an unknown one, or one named twice."""
     for name in requested or ():
         if name not in OUTPUTS:
-            raise InvalidInput(f"The model has no output {name[:64]!r}; it has {', '.join(OUTPUTS)}.")
+            raise InvalidInput(f"The model has no output {shown(name)}; it has {', '.join(OUTPUTS)}.")
+    check_once(requested or ())
     return requested or OUTPUTS
 
 
 def _check_shape(tensor: InputTensor) -> None:
     if tensor.datatype not in {"BYTES", *INPUT_DTYPES}:
-        raise InvalidInput(f"Input {INPUT!r} is BYTES, UINT8 or FP32, not {tensor.datatype[:16]!r}.")
+        raise InvalidInput(f"Input {INPUT!r} is BYTES, UINT8 or FP32, not {shown(tensor.datatype)}.")
     sides = tensor.shape[1:]
     fits = sides in ([], [1]) if tensor.datatype == "BYTES" else len(sides) == 3 and sides[2] == 3
     if not tensor.shape or not fits or min(tensor.shape) < 1:
         wanted = "[N]" if tensor.datatype == "BYTES" else "[N, height, width, 3]"
-        raise InvalidInput(f"Input {INPUT!r} of {tensor.datatype} has the shape {wanted}, not {tensor.shape}.")
+        raise InvalidInput(f"Input {INPUT!r} of {tensor.datatype} has the shape {wanted}, not {shown(tensor.shape)}.")
 
 
 def _encoded(tensor: InputTensor) -> list[Picture]:
@@ -115,7 +117,7 @@ def _encoded(tensor: InputTensor) -> list[Picture]:
         else bytes_tensor.flatten(tensor.values or ())
     )
     if len(values) != count:
-        raise InvalidInput(f"Input {INPUT!r} has {len(values)} elements for the shape {tensor.shape}.")
+        raise InvalidInput(f"Input {INPUT!r} has {len(values)} elements for the shape {shown(tensor.shape)}.")
     if not tensor.text_is_base64:
         return [bytes(value) for value in values]
     if not all(isinstance(value, str) for value in values):
@@ -128,7 +130,7 @@ def _pixels(tensor: InputTensor) -> NDArray[Any]:
     if tensor.raw is not None:
         if len(tensor.raw) != count * dtype.itemsize:
             raise InvalidInput(
-                f"Input {INPUT!r} has {len(tensor.raw):,} bytes; {tensor.datatype} of shape {tensor.shape} "
+                f"Input {INPUT!r} has {len(tensor.raw):,} bytes; {tensor.datatype} of shape {shown(tensor.shape)} "
                 f"takes {count * dtype.itemsize:,}."
             )
         return np.frombuffer(tensor.raw, dtype).reshape(tensor.shape)
@@ -141,5 +143,5 @@ def _pixels(tensor: InputTensor) -> NDArray[Any]:
     if values.dtype.kind not in "iuf":
         raise InvalidInput(f"The data of input {INPUT!r} is not made of numbers.")
     if values.size != count:
-        raise InvalidInput(f"Input {INPUT!r} has {values.size:,} elements for the shape {tensor.shape}.")
+        raise InvalidInput(f"Input {INPUT!r} has {values.size:,} elements for the shape {shown(tensor.shape)}.")
     return values.reshape(tensor.shape)

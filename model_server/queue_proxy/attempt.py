@@ -5,24 +5,19 @@ from __future__ import annotations
 import asyncio
 from contextlib import AsyncExitStack
 from http import HTTPStatus
-from typing import Any
 from urllib.parse import quote
-
-import orjson
 
 from model_server.errors import BadGateway, GatewayTimeout, Unavailable
 from model_server.queue_proxy.cache import Reply, ReplyCache
 from model_server.queue_proxy.contents import Contents
 from model_server.queue_proxy.intake import v1_body
+from model_server.queue_proxy.predictor_reply import message_of, predictions_of, version_of
 from model_server.queue_proxy.split import Split
 from model_server.schema import REQUEST_ID_HEADER
 from model_server.store.runs import Claimed, Outcome
 
-LONGEST_MESSAGE = 500
 TEMPORARY = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS}
 """Of the 4xx, those that say "later" and not "never"."""
-NUL = rb"\u0000"
-"""No text in PostgreSQL may hold this character."""
 AWAY = {HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT}
 
 
@@ -75,7 +70,7 @@ def _outcome(claimed: Claimed, reply: Reply) -> Outcome:
         predictions = predictions_of(reply.body)
         if predictions is None:
             return _failed(claimed, "The predictor's answer holds no predictions.")
-        return Outcome(claimed, predictions=predictions, model_version=reply.version)
+        return Outcome(claimed, predictions=predictions, model_version=version_of(reply.version))
     message = message_of(reply.body) or f"The predictor answered {status}."
     if status in AWAY:
         raise Away(message, busy=True)
@@ -86,25 +81,3 @@ def _outcome(claimed: Claimed, reply: Reply) -> Outcome:
 
 def _failed(claimed: Claimed, message: str) -> Outcome:
     return Outcome(claimed, error={"code": "attempt_failed", "message": message}, retry_seconds=0)
-
-
-def predictions_of(body: bytes) -> list[Any] | None:
-    """Return what a reply's body holds; None where that is not a V1 answer that can be stored."""
-    if NUL in body:
-        return None
-    try:
-        document = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return None
-    predictions = document.get("predictions") if isinstance(document, dict) else None
-    return predictions if isinstance(predictions, list) and predictions else None
-
-
-def message_of(body: bytes) -> str:
-    """Return the sentence of an error reply in KServe's shape; empty where it has none."""
-    try:
-        document = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return ""
-    message = document.get("error") if isinstance(document, dict) else None
-    return message.replace("\0", "")[:LONGEST_MESSAGE] if isinstance(message, str) else ""

@@ -11,7 +11,7 @@ from aiohttp.resolver import ThreadedResolver
 
 from model_server.config import QueueProxySettings
 from model_server.config.addresses import host_and_port, split_url
-from model_server.errors import InvalidInput
+from model_server.errors import InvalidInput, shown
 
 LONGEST_URL = 2000
 LOCAL_NAME = "localhost"
@@ -75,7 +75,7 @@ class CallbackAddresses:
         if "@" in parts.netloc:
             raise InvalidInput("Callback-Url has no user name or password in it; callbacks are signed.")
         if host not in self._hosts:
-            raise InvalidInput(f"Callback-Url names the host {host[:64]!r}, which is not on this server's list.")
+            raise InvalidInput(f"Callback-Url names the host {shown(host)}, which is not on this server's list.")
         return url
 
 

@@ -13,9 +13,10 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.types import Scope
 
 from model_server.config import ServiceSettings
-from model_server.errors import InvalidInput, PayloadTooLarge, UnsupportedMediaType
-from model_server.http import body
-from model_server.http.base64_text import decode_base64, encode_base64
+from model_server.documents import v1_request
+from model_server.errors import InvalidInput, PayloadTooLarge, UnsupportedMediaType, shown
+from model_server.http import body, json_body
+from model_server.http.base64_text import encode_base64
 
 MULTIPART = "multipart/form-data"
 FILE_FIELD = "file"
@@ -72,7 +73,7 @@ async def read_work(scope: Scope, data: bytes, settings: ServiceSettings) -> Wor
     if media_type in body.JSON_TYPES:
         return _document_work(data, settings)
     raise UnsupportedMediaType(
-        f"The content type {media_type[:64]!r} is not read; send application/json, {MULTIPART}, or an image as image/*."
+        f"The content type {shown(media_type)} is not read; send application/json, {MULTIPART}, or an image as image/*."
     )
 
 
@@ -142,37 +143,12 @@ async def uploaded(scope: Scope, data: bytes, field: str) -> tuple[dict[str, str
 
 
 def _document_work(data: bytes, settings: ServiceSettings) -> Work:
-    document = body.parse_json(data, settings.max_json_values)
-    instances = document.get("instances")
-    if not isinstance(instances, list) or not instances:
-        raise InvalidInput('The body needs "instances": a list of at least one image.')
-    check_count(len(instances), settings.max_instances)
-    parameters = document.get("parameters", {})
-    if not isinstance(parameters, dict):
-        raise InvalidInput('"parameters" is an object.')
-    images = [_encoded(item, f"instances[{place}]") for place, item in enumerate(instances)]
-    for place, image in enumerate(images):
-        if image is not None:
+    request = v1_request.parse(json_body.parse(data, settings.max_json_values), settings.max_instances)
+    found = [v1_request.image(item, f"instances[{place}]") for place, item in enumerate(request.instances)]
+    for place, image in enumerate(found):
+        if isinstance(image, bytes):
             check_image(image, f"instances[{place}]", settings)
-    if len(images) == 1 and images[0] is not None and document.keys() <= {"instances", "parameters"}:
-        if b"\\u0000" in data:
-            raise InvalidInput("The parameters hold a NUL character.")
-        return image_work(images[0], "instances[0]", settings, parameters)
-    return Work(document=data, count=len(instances))
-
-
-def check_count(count: int, most: int) -> None:
-    """Raise InvalidInput where one request has more images than are allowed."""
-    if count > most:
-        raise InvalidInput(f"The request has {count:,} images; at most {most:,} are allowed.")
-
-
-def _encoded(item: Any, where: str) -> bytes | None:
-    """Return the bytes of ``{"b64": …}``, bare or in a wrapper of one key; None for an array."""
-    if isinstance(item, list):
-        return None
-    if isinstance(item, dict) and len(item) == 1 and "b64" not in item:
-        (item,) = item.values()
-    if not (isinstance(item, dict) and item.keys() == {"b64"} and isinstance(item["b64"], str)):
-        raise InvalidInput(f'{where} is neither {{"b64": "…"}} nor an array of height x width x 3.')
-    return decode_base64(item["b64"], f"{where}.b64")
+    (first, *others) = found
+    if isinstance(first, bytes) and not others:
+        return image_work(first, "instances[0]", settings, request.parameters.model_dump(exclude_unset=True))
+    return Work(document=data, count=len(found))

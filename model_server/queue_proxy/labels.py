@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from typing import Any
 from urllib.parse import quote
 
-import orjson
+from pydantic import Field
 
+from model_server.bundle import MOST_LABELS, is_label
+from model_server.documents.document import LooseDocument, read
 from model_server.errors import ModelServerError
+from model_server.http.json_body import parse_reply
 from model_server.queue_proxy.model_list import served_models
 from model_server.queue_proxy.split import Split
 from model_server.queue_proxy.upstream import Upstream
@@ -101,19 +103,24 @@ async def _ask(upstream: Upstream | Split, model: str) -> tuple[str, list[str]] 
     return (reply.version, names) if reply.version and names else None
 
 
+class _Parameters(LooseDocument):
+    labels: list[str] = Field([], fail_fast=True, max_length=MOST_LABELS, description="a list of strings")
+
+
+class _Output(LooseDocument):
+    parameters: _Parameters | None = Field(None, description="an object")
+
+
+class _Metadata(LooseDocument):
+    outputs: list[_Output] = Field(fail_fast=True, description="a list of objects")
+
+
 def _labels(body: bytes) -> list[str] | None:
-    """Return the labels in V2 metadata, the parameter of an output; None where there are none."""
+    """Return the labels in V2 metadata, the parameter of an output; None where there are none that could be."""
     try:
-        document = orjson.loads(body)
-    except orjson.JSONDecodeError:
+        outputs = read(_Metadata, parse_reply(body)).outputs
+    except ModelServerError:
         return None
-    for output in _list(document, "outputs"):
-        names = _list(output.get("parameters") if isinstance(output, dict) else None, "labels")
-        if names and all(isinstance(name, str) and "\0" not in name for name in names):
-            return names
-    return None
-
-
-def _list(holder: object, key: str) -> list[Any]:
-    value = holder.get(key) if isinstance(holder, dict) else None
-    return value if isinstance(value, list) else []
+    named = (output.parameters.labels for output in outputs if output.parameters)
+    labels = next((labels for labels in named if labels), None)
+    return labels if labels and all(is_label(label) for label in labels) else None

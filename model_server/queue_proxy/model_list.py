@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import orjson
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from model_server.errors import BadGateway, Unavailable
+from model_server.http.json_body import parse_reply
 from model_server.http.replies import json_response
 from model_server.queue_proxy.split import Split
 
@@ -15,11 +15,10 @@ async def served_models(predictor: Split) -> list[str]:
     reply = await predictor.send("GET", "/v1/models", {}, None)
     if reply.status != 200:
         raise Unavailable("The predictor lists no models yet.")
-    try:
-        names = orjson.loads(reply.body)["models"]
-    except (orjson.JSONDecodeError, KeyError, TypeError):
-        raise BadGateway("The predictor's list of models is none.") from None
-    return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
+    names = (parse_reply(reply.body) or {}).get("models")
+    if not isinstance(names, list):
+        raise BadGateway("The predictor returned an invalid model list.")
+    return [name for name in names if isinstance(name, str)]
 
 
 class ModelList:

@@ -6,7 +6,6 @@ import hashlib
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from http import HTTPStatus
 
 from starlette.types import Receive, Scope, Send
 
@@ -18,6 +17,7 @@ from model_server.queue_proxy.admission import used_by
 from model_server.queue_proxy.cache import Reply, ReplyCache
 from model_server.queue_proxy.end_to_end import as_text, end_to_end
 from model_server.queue_proxy.intake import fingerprint
+from model_server.queue_proxy.predictor_reply import images_in
 from model_server.queue_proxy.split import Split
 from model_server.schema import BINARY_HEADER, INSTANCE_COUNT_HEADER, REQUEST_ID_HEADER, CacheUse
 from model_server.store.metering import Usage
@@ -100,13 +100,6 @@ async def _reply(reply: Reply, scope: Scope, send: Send, cache_status: bytes | N
         headers.append((CACHE_STATUS, b"queue-proxy; " + cache_status))
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})
     await send({"type": "http.response.body", "body": reply.body})
-
-
-def images_in(status: int, counted: str | None) -> int:
-    """Return how many images a reply is about; another predictor than ours does not say it, and counts as one."""
-    if status != HTTPStatus.OK:
-        return 0
-    return int(counted) if counted and counted.isascii() and counted.isdigit() else 1
 
 
 def model_of(path: str) -> str | None:

@@ -9,7 +9,7 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from model_server.errors import Conflict, InvalidInput, NotFound
+from model_server.errors import Conflict, InvalidInput, NotFound, shown
 from model_server.http import body, paging
 from model_server.http.replies import json_response, picture_response
 from model_server.queue_proxy import metrics, prefer
@@ -75,12 +75,12 @@ class PredictionRoutes:
         caller = await self._authentication.admit(request.scope)
         status = request.query_params.get("status")
         if status is not None and status not in STATUSES:
-            raise InvalidInput(f"status is one of {', '.join(STATUSES)}, not {status[:32]!r}.")
+            raise InvalidInput(f"status is one of {', '.join(STATUSES)}, not {shown(status)}.")
         limit, before = paging.limit(request), paging.cursor(request)
         whose = reads.EVERYBODY if caller.is_admin else caller.user_id
-        rows = await reads.page(self._database, whose, status, limit + 1, before)
-        shown = [resource(row) for row in rows[:limit]]
-        return json_response({"predictions": shown, "next_cursor": paging.next_cursor(rows, limit)})
+        rows, more = await reads.page(self._database, whose, status, limit, before)
+        found = [resource(row) for row in rows]
+        return json_response({"predictions": found, "next_cursor": paging.cursor_after(rows[-1]) if more else None})
 
     async def cancel(self, request: Request) -> Response:
         """Cancel a queued or running prediction."""

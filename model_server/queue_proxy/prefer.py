@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass
 
 from starlette.types import Scope
 
-from model_server.errors import InvalidInput
+from model_server.errors import InvalidInput, shown
 from model_server.http.body import header
+from model_server.http.numbers import bounded_number
 from model_server.store.queue.interface import HIGHEST_URGENCY, LOWEST_URGENCY
 
 DEFAULT_URGENCY = 3
@@ -46,21 +46,13 @@ def preferences(scope: Scope, most_seconds: float) -> Preferences:
         if name.strip().lower() == "respond-async":
             respond_async = True
         elif name.strip().lower() == "wait" and wait is None:
-            wait = _seconds(value.strip().strip('"'))
-    return Preferences(respond_async, None if wait is None else min(wait, most_seconds))
+            wait = bounded_number(value.strip().strip('"'), most_seconds)
+    return Preferences(respond_async, wait)
 
 
 def all_values(scope: Scope, name: bytes) -> str:
     """Return every value of a header, joined by commas."""
     return ",".join(value.decode("latin-1") for key, value in scope["headers"] if key == name)
-
-
-def _seconds(text: str) -> float | None:
-    try:
-        seconds = float(text)
-    except ValueError:
-        return None
-    return seconds if math.isfinite(seconds) and seconds >= 0 else None
 
 
 def urgency(scope: Scope) -> int:
@@ -77,10 +69,10 @@ def deadline(scope: Scope, default_seconds: float, most_seconds: float) -> float
     given = header(scope, DEADLINE_HEADER.lower().encode())
     if not given:
         return default_seconds
-    seconds = _seconds(given)
+    seconds = bounded_number(given, most_seconds)
     if not seconds:
-        raise InvalidInput(f"{DEADLINE_HEADER} is a number of seconds above 0, not {given[:32]!r}.")
-    return min(seconds, most_seconds)
+        raise InvalidInput(f"{DEADLINE_HEADER} is a number of seconds above 0, not {shown(given)}.")
+    return seconds
 
 
 def idempotency_key(scope: Scope) -> str | None:

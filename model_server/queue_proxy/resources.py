@@ -9,7 +9,7 @@ from uuid import UUID
 
 from model_server.accounts.caller import Caller
 from model_server.config import QueueProxySettings
-from model_server.errors import Gone, NotFound
+from model_server.errors import Gone, NotFound, shown
 from model_server.http.replies import timestamp
 from model_server.queue_proxy import metrics
 from model_server.schema import PredictionResource
@@ -107,7 +107,7 @@ class Resources:
 def _uuid(identifier: str) -> UUID:
     if not UUIDV7.fullmatch(identifier):
         raise NotFound(
-            f"There is no prediction {identifier[:64]!r}: an id looks like 01890a5d-ac96-774b-bcce-b302099a8057."
+            f"There is no prediction {shown(identifier)}: an id looks like 01890a5d-ac96-774b-bcce-b302099a8057."
         )
     return UUID(identifier)
 

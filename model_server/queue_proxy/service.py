@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from http import HTTPStatus
 from urllib.parse import quote
 
 from starlette.types import Scope
 
 from model_server import errors
+from model_server.documents import v1_reply
+from model_server.documents.v1_reply import Prediction
 from model_server.errors import BadGateway, ModelServerError, Unavailable
 from model_server.queue_proxy.admission import caller_of
-from model_server.queue_proxy.attempt import message_of, predictions_of
 from model_server.queue_proxy.cache import Reply
 from model_server.queue_proxy.intake import Work, v1_body
 from model_server.queue_proxy.model_list import served_models
 from model_server.queue_proxy.parts import Parts
 from model_server.queue_proxy.passthrough import PassThrough
+from model_server.queue_proxy.predictor_reply import check_status, message_of, predictions_of
 from model_server.queue_proxy.submit import SubmitRoute, known_name
 from model_server.store import reads
 from model_server.store.models import Record
@@ -66,15 +68,15 @@ class PredictionService:
         except ModelServerError:
             return None  # it sleeps or starts; the queue takes work for it all the same
 
-    async def classify(self, scope: Scope, model: str, work: Work) -> list[dict[str, Any]]:
-        """Return the predictions of one image, made now; raises what the predictor refuses, or that it is away."""
+    async def classify(self, scope: Scope, model: str, work: Work) -> Prediction:
+        """Return the prediction of one image, made now; raises what the predictor refuses, or that it is away."""
         content, media_type = v1_body(work.image or b"", work.media_type, work.parameters)
         path = f"/v1/models/{quote(known_name(model), safe='')}:predict"
         kept = [(name, value) for name, value in scope["headers"] if name in PASSED_ON]
         headers = [*kept, (b"content-type", media_type.encode())]
         request = {**scope, "path": path, "raw_path": path.encode(), "query_string": b"", "headers": headers}
         reply, _ = await self._through.obtain(request, content, model)
-        return _found(reply)
+        return _only_result(reply)
 
     async def record(self, scope: Scope, model: str, work: Work) -> Record:
         """Return the row of a prediction that is recorded, to be made later."""
@@ -86,11 +88,11 @@ class PredictionService:
         return row
 
 
-def _found(reply: Reply) -> list[dict[str, Any]]:
-    if reply.status != 200:
+def _only_result(reply: Reply) -> Prediction:
+    if check_status(reply.status) != HTTPStatus.OK:
         kind = REFUSALS.get(reply.status, BadGateway)
         raise kind(message_of(reply.body) or f"The predictor answered {reply.status}.")
-    predictions = predictions_of(reply.body)
-    if predictions is None:
-        raise BadGateway("The predictor's answer holds no predictions.")
-    return predictions
+    predictions = v1_reply.predictions(predictions_of(reply.body))
+    if predictions is None or len(predictions) != 1:
+        raise BadGateway("The predictor's answer does not hold one prediction of one image.")
+    return predictions[0]

@@ -16,17 +16,17 @@ from starlette.types import Scope
 from model_server import telemetry
 from model_server.accounts.caller import Caller
 from model_server.config import ServiceSettings
-from model_server.errors import DatabaseUnavailable, ModelServerError, NotFound
+from model_server.errors import DatabaseUnavailable, ModelServerError, NotFound, shown
 from model_server.http import body
 from model_server.http.envelope import LOG_FIELDS
 from model_server.http.replies import json_response
 from model_server.queue_proxy import intake, metrics, prefer
 from model_server.queue_proxy.admission import used_by
-from model_server.queue_proxy.attempt import predictions_of
 from model_server.queue_proxy.callback_address import CallbackAddresses
 from model_server.queue_proxy.intake import Work
 from model_server.queue_proxy.parts import Parts
 from model_server.queue_proxy.predictions import PredictionRoutes
+from model_server.queue_proxy.predictor_reply import predictions_of, version_of
 from model_server.queue_proxy.prefer import Preferences
 from model_server.queue_proxy.resources import is_finished, resource
 from model_server.queue_proxy.split import place
@@ -130,7 +130,7 @@ class SubmitRoute:
         content_sha256 = image_sha256 or hashlib.sha256(work.document or b"").digest()
         identity = intake.fingerprint(model, content_sha256, work.parameters)
         work_identity = identity + self._upstream.identity()
-        version = self._upstream.version(model)
+        version = version_of(self._upstream.version(model))
         reuse = settings.cache_seconds > 0 and not prefer.wants_fresh(scope)
         return Submission(
             model=model,
@@ -165,7 +165,7 @@ class SubmitRoute:
 def known_name(model: str) -> str:
     """Return a name that a model may have; raises NotFound for any other."""
     if not MODEL_NAME.fullmatch(model):
-        raise NotFound(f"There is no model {model[:64]!r}.")
+        raise NotFound(f"There is no model {shown(model)}.")
     return model
 
 

@@ -18,7 +18,7 @@ from limits.storage import storage_from_string
 from starlette.types import Scope
 
 from model_server.accounts.caller import Caller
-from model_server.config import ENV_PREFIX, QueueProxySettings
+from model_server.config import ENV_PREFIX, LEAST_RATE, QueueProxySettings
 from model_server.errors import SettingsError, TooManyRequests
 from model_server.http.client_address import client_address, counted_as
 from model_server.store import quotas
@@ -130,6 +130,7 @@ def _allowance(quota: Quota, settings: QueueProxySettings) -> Allowance:
 
 def _moving_window(rate: float, burst: int) -> RateLimitItem:
     """Return the shortest window of whole seconds in which ``burst`` requests are no more than ``rate`` allows."""
+    rate = max(rate, LEAST_RATE)  # one that was kept before there was a least may be any
     seconds = max(1, math.ceil(burst / rate))
     return RateLimitItemPerSecond(max(1, math.floor(rate * seconds)), seconds, REQUESTS)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 
@@ -16,6 +15,7 @@ from model_server.errors import BadGateway, GatewayTimeout, Unavailable
 from model_server.http.body import SMALL, Buffer, Share
 from model_server.queue_proxy.cache import Reply
 from model_server.queue_proxy.end_to_end import end_to_end, is_well_formed
+from model_server.queue_proxy.predictor_reply import check_status, version_of
 from model_server.schema import MODEL_VERSION_HEADER
 
 READY_PATH = "/v2/health/ready"
@@ -25,9 +25,6 @@ KEEP_ALIVE_SECONDS = 30
 """Below the 75 s after which the predictor drops an idle connection, so that we never send on one it has dropped."""
 WRITTEN_AT_ONCE = 1024 * 1024
 """A larger body is handed to the connection in parts."""
-STATUSES = range(200, 600)
-"""Of a final reply (RFC 9110, section 15)."""
-VERSION = re.compile(r"[\x21-\x7e]{1,128}")
 
 Headers = Mapping[str, str] | Sequence[tuple[str, str]]
 
@@ -88,13 +85,12 @@ class Upstream:
 
     async def _read(self, response: ClientResponse) -> Reply:
         fields = end_to_end(response.raw_headers)
-        version = response.headers.get(MODEL_VERSION_HEADER)
-        known = version is None or VERSION.fullmatch(version)
-        if response.status not in STATUSES or not known or not is_well_formed(fields):
-            raise BadGateway("The predictor's answer has a status, a version or a header field that is not valid.")
+        if not is_well_formed(fields):
+            raise BadGateway("The predictor's answer has a header field that is not valid.")
         with closing(Share(self._buffer)) as share:
             content = await self._read_body(response, share)
-        return Reply(response.status, fields, content, version)
+        version = version_of(response.headers.get(MODEL_VERSION_HEADER))
+        return Reply(check_status(response.status), fields, content, version)
 
     async def _read_body(self, response: ClientResponse, share: Share) -> bytes:
         parts: list[bytes] = []

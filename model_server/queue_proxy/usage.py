@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from datetime import UTC, date, datetime
 from http import HTTPStatus
-from typing import Any
+from typing import Annotated, Any
 from uuid import UUID
 
+from pydantic import AfterValidator, Field
 from starlette.datastructures import QueryParams
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from model_server.errors import Forbidden, InvalidInput, NotFound
-from model_server.http import body
+from model_server.config import LEAST_RATE
+from model_server.documents.document import Document, read
+from model_server.errors import Forbidden, InvalidInput, NotFound, shown
+from model_server.http import body, json_body, numbers
 from model_server.http.replies import json_response
 from model_server.queue_proxy.parts import Parts
 from model_server.store import metering, quotas
@@ -26,6 +28,26 @@ DEFAULT_ROWS, MOST_ROWS = 1000, 10_000
 MOST_SKIPPED = 10_000_000
 QUOTA_BYTES = 4096
 MOST_RATE, MOST_BURST, MOST_IMAGES = 100_000, 100_000, 10**12
+
+
+def _rate(value: float) -> float:
+    if value != 0 and value < LEAST_RATE:
+        raise ValueError
+    return value
+
+
+class QuotaDocument(Document):
+    """Limits of one user; null: everybody's."""
+
+    requests_per_second: Annotated[float, Field(le=MOST_RATE), AfterValidator(_rate)] | None = Field(
+        None, description=f"0, no limit, or a number from {LEAST_RATE} to {MOST_RATE:,}, or null"
+    )
+    burst: Annotated[int, Field(ge=1, le=MOST_BURST)] | None = Field(
+        None, description=f"an integer from 1 to {MOST_BURST:,}, or null"
+    )
+    images_per_day: Annotated[int, Field(ge=0, le=MOST_IMAGES)] | None = Field(
+        None, description=f"an integer from 0 to {MOST_IMAGES:,}, or null"
+    )
 
 
 class UsageRoutes:
@@ -79,7 +101,8 @@ class UsageRoutes:
         await self._parts.authentication.admin(request.scope)
         user = _user(request.path_params["user"])
         content = await body.read(request.scope, request.receive, self._parts.settings, QUOTA_BYTES)
-        quota = _quota(body.parse_json(content, self._parts.settings.max_json_values))
+        document = json_body.parse(content, self._parts.settings.max_json_values)
+        quota = Quota(**read(QuotaDocument, document).model_dump())
         if not await quotas.put(self._parts.database, user, quota):
             raise NotFound(f"There is no user {user}.")
         self._parts.throttle.forget(user)
@@ -115,44 +138,22 @@ def _shown(user: UUID, quota: Quota) -> dict[str, Any]:
     }
 
 
-def _quota(document: dict[str, Any]) -> Quota:
-    body.only_keys(document, {"requests_per_second", "burst", "images_per_day"}, "field")
-    rate = document.get("requests_per_second")
-    is_number = isinstance(rate, int | float) and not isinstance(rate, bool)
-    if rate is not None and not (is_number and math.isfinite(rate) and 0 <= rate <= MOST_RATE):
-        raise InvalidInput(f'"requests_per_second" is a number from 0, no limit, to {MOST_RATE:,}, or null.')
-    return Quota(
-        None if rate is None else float(rate),
-        _integer(document, "burst", 1, MOST_BURST),
-        _integer(document, "images_per_day", 0, MOST_IMAGES),
-    )
-
-
-def _integer(document: dict[str, Any], name: str, least: int, most: int) -> int | None:
-    value = document.get(name)
-    if value is None:
-        return None
-    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-        raise InvalidInput(f'"{name}" is an integer from {least} to {most:,}, or null.')
-    return value
-
-
 def _user(text: str) -> UUID:
     try:
         return UUID(text)
     except ValueError:
-        raise NotFound(f"There is no user {text[:64]!r}.") from None
+        raise NotFound(f"There is no user {shown(text)}.") from None
 
 
 def _day(query: QueryParams, name: str, default: date) -> date:
-    try:
-        return date.fromisoformat(query[name]) if name in query else default
-    except ValueError:
-        raise InvalidInput(f"{name} is a day, UTC, such as 2026-01-31.") from None
+    found = numbers.day(query[name]) if name in query else default
+    if found is None:
+        raise InvalidInput(f"{name} is a day, UTC, such as 2026-01-31, not {shown(query[name])}.")
+    return found
 
 
 def _number(query: QueryParams, name: str, default: int, least: int, most: int) -> int:
-    text = query.get(name, str(default))
-    if not (text.isascii() and text.isdecimal() and len(text) <= 12 and least <= int(text) <= most):
-        raise InvalidInput(f"{name} is an integer from {least} to {most:,}.")
-    return int(text)
+    number = numbers.bounded_integer(query[name], least, most) if name in query else default
+    if number is None:
+        raise InvalidInput(f"{name} is an integer from {least} to {most:,}, not {shown(query[name])}.")
+    return number

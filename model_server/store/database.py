@@ -24,7 +24,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from model_server.config import ENV_PREFIX, DatabaseSettings
-from model_server.errors import DatabaseUnavailable, SettingsError
+from model_server.errors import DatabaseUnavailable, SettingsError, shown
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ def url_of(settings: DatabaseSettings) -> URL:
     except ArgumentError:
         raise SettingsError(f"{name} is not a URL such as postgresql://user:password@host:5432/name.") from None
     if url.get_backend_name() not in {"postgresql", "postgres"}:
-        raise SettingsError(f"{name} names {url.get_backend_name()!r}; only postgresql:// is supported.")
+        raise SettingsError(f"{name} names {shown(url.get_backend_name())}; only postgresql:// is supported.")
     return url.set(drivername="postgresql+psycopg")
 
 

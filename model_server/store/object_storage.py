@@ -13,7 +13,7 @@ from obstore.exceptions import BaseError
 from obstore.store import ObjectStore, from_url
 
 from model_server.config import ENV_PREFIX
-from model_server.errors import InvalidInput, SettingsError, Unavailable
+from model_server.errors import InvalidInput, SettingsError, Unavailable, shown
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ class ObjectStorage:
             self._store = _open(self.url)
         except (BaseError, ValueError, OSError) as error:
             reason = str(error).splitlines()[0]
-            raise SettingsError(f"{ENV_PREFIX}IMAGE_STORE={url!r} cannot be used: {reason}") from None
+            raise SettingsError(f"{ENV_PREFIX}IMAGE_STORE={shown(url)} cannot be used: {reason}") from None
 
     def location(self, sha256: bytes) -> str:
         """Return where the image of that hash is kept."""
@@ -95,7 +95,7 @@ async def download(url: str, folder: Path) -> None:
 
 async def _save(store: ObjectStore, name: str, folder: Path) -> None:
     if ".." in PurePosixPath(name).parts:
-        raise ValueError(f"the name {name!r} leads out of the bundle")
+        raise ValueError(f"the name {shown(name)} leads out of the bundle")
     path = folder / name
     await asyncio.to_thread(path.parent.mkdir, parents=True, exist_ok=True)
     found = await obstore.get_async(store, name)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import typing
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import cast
 from uuid import UUID
 
 from psycopg.rows import namedtuple_row
-from sqlalchemy import func, literal, select, text, tuple_
+from sqlalchemy import CTE, ColumnElement, Text, cast, func, literal, select, text, true, tuple_
 
 from model_server.store.database import Database
 from model_server.store.models import IMAGES, PREDICTIONS, QUEUED, RESOURCE_COLUMNS, Record
+
+PAGE_BYTES = 4 * 1024 * 1024
 
 _STATE = text("""
     WITH recent AS (
@@ -87,26 +89,51 @@ async def predictions(database: Database, identifiers: Sequence[UUID]) -> list[R
     """Return the row of each prediction, None for one that is not there."""
     async with database.pipeline() as driver:
         cursor = await driver.cursor(row_factory=namedtuple_row).execute(_BY_IDENTIFIER, [list(identifiers)])
-    rows = {row.id: row for row in cast("list[Record]", await cursor.fetchall())}
+    rows = {row.id: row for row in typing.cast("list[Record]", await cursor.fetchall())}
     return [rows.get(identifier) for identifier in identifiers]
 
 
 async def page(
     database: Database, whose: UUID | Everybody | None, status: str | None, limit: int, before: UUID | None
-) -> list[Record]:
-    """Return up to ``limit`` predictions, newest first, older than ``before``.
+) -> tuple[list[Record], bool]:
+    """Return up to ``limit`` predictions, newest first, older than ``before``, and whether there are more.
 
-    ``whose``: a user's, None: those of nobody known, or EVERYBODY's.
+    ``whose``: a user's, None: those of nobody known, or EVERYBODY's. A page ends with the prediction by which its
+    results have 4 MiB as text.
     """
-    statement = select(*RESOURCE_COLUMNS).order_by(PREDICTIONS.c.id.desc()).limit(limit)
-    if not isinstance(whose, Everybody):
-        statement = statement.where(PREDICTIONS.c.user_id == whose)  # `IS NULL` for None
+    wanted = [] if isinstance(whose, Everybody) else [PREDICTIONS.c.user_id == whose]  # `IS NULL` for None
     if status is not None:
-        statement = statement.where(PREDICTIONS.c.status == status)
-    if before is not None:
-        statement = statement.where(PREDICTIONS.c.id < before)
+        wanted.append(PREDICTIONS.c.status == status)
+    ids = _page_of_ids(wanted, limit, before)
+    found = select(func.count()).select_from(ids).scalar_subquery().label("found")
+    statement = (
+        select(*RESOURCE_COLUMNS, found)
+        .join_from(PREDICTIONS, ids, PREDICTIONS.c.id == ids.c.id)
+        .where(ids.c.number <= limit, ids.c.bytes_before < PAGE_BYTES)
+        .order_by(PREDICTIONS.c.id.desc())
+    )
     async with database.transaction() as connection:
-        return list((await connection.execute(statement)).all())
+        rows = list((await connection.execute(statement)).all())
+    return rows, bool(rows) and rows[0].found > len(rows)
+
+
+def _page_of_ids(wanted: list[ColumnElement[bool]], limit: int, before: UUID | None) -> CTE:
+    """Return the wanted identifiers one by one, and the first that does not fit on the page any more.
+
+    One by one, because the size of a result is known once it is read, and a hundred may have hundreds of megabytes.
+    """
+    columns = PREDICTIONS.c
+    size = func.coalesce(func.octet_length(cast(columns.predictions, Text)), 0)
+    newest = select(columns.id, size.label("size")).where(*wanted).order_by(columns.id.desc()).limit(1)
+    start = (newest if before is None else newest.where(columns.id < before)).subquery()
+    ids = select(start, literal(1).label("number"), literal(0).label("bytes_before")).cte("ids", recursive=True)
+    older = newest.where(columns.id < ids.c.id).lateral()
+    following = (
+        select(older, ids.c.number + 1, ids.c.bytes_before + ids.c.size)
+        .join_from(ids, older, true())
+        .where(ids.c.number <= limit, ids.c.bytes_before < PAGE_BYTES)
+    )
+    return ids.union_all(following)
 
 
 async def last_model(database: Database) -> str | None:

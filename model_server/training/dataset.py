@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from model_server import image
 from model_server.bundle import InputSpec
-from model_server.errors import ExportError, InvalidInput
+from model_server.errors import ExportError, InvalidInput, shown
 from model_server.exporter.pictures import OWN_FILES, LabelledPictures, list_names
 from model_server.exporter.progress import Progress
 
@@ -86,6 +86,7 @@ def _top_folders(names: list[str]) -> int:
 def _check_classes(train: LabelledPictures, test: LabelledPictures) -> None:
     unknown = sorted(set(test.labels) - set(train.labels))
     if unknown:
-        raise ExportError(f"{test.source}: the class {unknown[0]!r} is in test/ but not in train/.")
+        raise ExportError(f"{test.source}: the class {shown(unknown[0])} is in test/ but not in train/.")
     if len(train.labels) < 2:
-        raise ExportError(f"{train.source}: train/ has the class {train.labels[0]!r} alone; at least two are needed.")
+        only = shown(train.labels[0])
+        raise ExportError(f"{train.source}: train/ has the class {only} alone; at least two are needed.")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from model_server.errors import ExportError
+from model_server.errors import ExportError, shown
 from model_server.exporter.pictures import LabelledPictures, is_tar, read
 from model_server.training.dataset import Split
 
@@ -39,7 +39,8 @@ def _entry(source: Path, number: int, line: bytes, known: set[str]) -> tuple[str
     except (ValueError, KeyError, TypeError):
         raise ExportError(f'{source}: line {number} of {LABELS} has no "image" and "label".') from None
     if label not in known:
-        raise ExportError(f"{source}: line {number} of {LABELS} names the class {label!r}, which is not in train/.")
+        place = f"{source}: line {number} of {LABELS}"
+        raise ExportError(f"{place} names the class {shown(label)}, which is not in train/.")
     return str(image), str(label)
 
 

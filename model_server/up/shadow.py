@@ -9,8 +9,8 @@ from urllib.parse import quote
 
 from aiohttp import ClientError, ClientSession, ClientTimeout
 
-from model_server.queue_proxy.attempt import predictions_of
 from model_server.queue_proxy.intake import v1_body
+from model_server.queue_proxy.predictor_reply import predictions_of
 from model_server.store import reads
 from model_server.store.database import Database
 from model_server.store.images import Images

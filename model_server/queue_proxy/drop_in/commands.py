@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
+from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from model_server import telemetry
+from model_server.documents.document import LooseDocument, read
 from model_server.errors import InvalidInput
-from model_server.http import body
+from model_server.http import body, json_body
 from model_server.http.replies import json_response
 from model_server.queue_proxy import intake
 from model_server.queue_proxy.admission import Admission
 from model_server.queue_proxy.drop_in import raw_pixels
-from model_server.queue_proxy.drop_in.raw_pixels import PixelFormat
+from model_server.queue_proxy.drop_in.raw_pixels import ITEM_CODES, PixelFormat
 from model_server.queue_proxy.intake import Work
 from model_server.queue_proxy.service import PredictionService
 
 COMMAND = "predict"
 FIELD = "image"
+
+
+class Metadata(LooseDocument):
+    """The form's JSON; ``shape`` and ``dtype`` are of raw pixels."""
+
+    request_id: str | int | None = Field(None, description="1 to 128 printable ASCII characters without spaces")
+    shape: str | None = Field(None, description='height x width of the pixels, such as "256x256" or "256x256x3"')
+    dtype: str | None = Field(None, description=f"one of {', '.join(ITEM_CODES)}")
 
 
 class CommandFamily:
@@ -40,11 +49,17 @@ class CommandFamily:
         # From here on it is the caller's own name of the request: at the predictor, and in the log.
         token = telemetry.request_id.set(request_id)
         try:
-            (best,) = await self._service.classify(request.scope, await self._service.model(), work)
+            best = await self._service.classify(request.scope, await self._service.model(), work)
         finally:
             telemetry.request_id.reset(token)
-        answer = {"class": best["label"], "confidence_level": best["score"], "prediction": best.get("top", [best])}
-        return json_response({**answer, "request_id": request_id})
+        return json_response(
+            {
+                "class": best.label,
+                "confidence_level": best.score,
+                "prediction": [one.model_dump(exclude={"top"}, exclude_none=True) for one in best.ranked],
+                "request_id": request_id,
+            }
+        )
 
     async def _read(self, request: Request) -> tuple[Work, str]:
         settings = self._service.settings
@@ -56,15 +71,15 @@ class CommandFamily:
             raise InvalidInput(f'The form needs "command"; the one there is, is {COMMAND!r}.')
         if "metadata" not in fields:
             raise InvalidInput('The form needs "metadata": a JSON object with request_id, shape and dtype.')
-        metadata = body.parse_json(fields["metadata"].encode(), settings.max_json_values)
+        metadata = read(Metadata, json_body.parse(fields["metadata"].encode(), settings.max_json_values))
         request_id = _request_id(metadata)
         return await self._work(content, metadata), request_id
 
-    async def _work(self, content: bytes, metadata: dict[str, Any]) -> Work:
+    async def _work(self, content: bytes, metadata: Metadata) -> Work:
         settings = self._service.settings
-        if not ({"shape", "dtype"} & metadata.keys()):
+        if metadata.shape is None and metadata.dtype is None:
             return intake.image_work(content, f"The field {FIELD!r}", settings)
-        form = PixelFormat.parse(metadata.get("shape"), metadata.get("dtype"))
+        form = PixelFormat.parse(metadata.shape or "", metadata.dtype or "")
         if intake.is_encoded(content):
             return intake.image_work(content, f"The field {FIELD!r}", settings)
         # Converting a million floats takes a third of a second: meanwhile others are answered.
@@ -72,11 +87,10 @@ class CommandFamily:
         return intake.image_work(image, f"The field {FIELD!r}", settings)
 
 
-def _request_id(metadata: dict[str, Any]) -> str:
-    given = metadata.get("request_id")
-    if given is None:
+def _request_id(metadata: Metadata) -> str:
+    if metadata.request_id is None:
         return telemetry.request_id.get()
-    text = str(given) if isinstance(given, int) and not isinstance(given, bool) else given
-    if not isinstance(text, str) or telemetry.accept_request_id(text) != text:
+    text = str(metadata.request_id)
+    if telemetry.accept_request_id(text) != text:
         raise InvalidInput('"request_id" is 1 to 128 printable ASCII characters without spaces.')
     return text

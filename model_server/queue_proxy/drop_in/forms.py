@@ -52,10 +52,10 @@ class FormFamily:
     async def _answer(self, request: Request, *, named: bool) -> Response:
         try:
             work = await self._image(request)
-            (best,) = await self._service.classify(request.scope, await self._service.model(), work)
+            best = await self._service.classify(request.scope, await self._service.model(), work)
         except InvalidInput as error:
             return json_response({"success": False, "error": str(error)}, error.status)
-        answer = {"success": True, "prediction": best["label"], "score": best["score"]}
+        answer = {"success": True, "prediction": best.label, "score": best.score}
         return json_response({**answer, "image_file_name": file_name(work)} if named else answer)
 
     async def _image(self, request: Request) -> Work:

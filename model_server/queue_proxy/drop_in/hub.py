@@ -2,21 +2,41 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
+from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from model_server.errors import InvalidInput
-from model_server.http import body
+from model_server.documents.document import Document, LooseDocument, read
+from model_server.documents.v1_request import TOP_K, TopK
+from model_server.http import body, json_body
 from model_server.http.base64_text import decode_base64
 from model_server.http.replies import json_response
 from model_server.queue_proxy.admission import Admission
 from model_server.queue_proxy.intake import Work, image_work, is_encoded
 from model_server.queue_proxy.service import PredictionService
 
-FUNCTION = "softmax"
+
+class HubParameters(Document):
+    """What a caller may ask for beside the image; scores are probabilities already."""
+
+    top_k: TopK | None = Field(None, description=TOP_K)
+    function_to_apply: Literal["softmax"] | None = Field(None, description="'softmax': scores are probabilities")
+
+
+class HubRequest(LooseDocument):
+    """The body, where it is not the image itself."""
+
+    inputs: str = Field(description="an encoded image in base64")
+    parameters: HubParameters | None = Field(None, description="an object")
+
+    @property
+    def beside_the_image(self) -> dict[str, Any]:
+        """What our predictor has a name for."""
+        top_k = self.parameters.top_k if self.parameters else None
+        return {} if top_k is None else {"top_k": top_k}
 
 
 class HubFamily:
@@ -33,28 +53,13 @@ class HubFamily:
         """Return ``[{"label", "score"}, …]``, best first, of an image as it is or of ``{"inputs", "parameters"}``."""
         data = await body.read(request.scope, request.receive, self._service.settings)
         work = self._work(body.media_type(request.scope), data)
-        (best,) = await self._service.classify(request.scope, request.path_params["model"], work)
-        ranked = best.get("top", [best])
-        return json_response([{"label": one["label"], "score": one["score"]} for one in ranked])
+        best = await self._service.classify(request.scope, request.path_params["model"], work)
+        return json_response([{"label": one.label, "score": one.score} for one in best.ranked])
 
     def _work(self, media_type: str, data: bytes) -> Work:
         settings = self._service.settings
         # Clients that are given bytes alone say no content type, or any.
         if is_encoded(data) or media_type not in body.JSON_TYPES:
             return image_work(data, "The body", settings)
-        document = body.parse_json(data, settings.max_json_values)
-        if "inputs" not in document:
-            raise InvalidInput('The body is an image, or JSON with "inputs": an encoded image in base64.')
-        image = decode_base64(document["inputs"], "inputs")
-        return image_work(image, "inputs", settings, _parameters(document.get("parameters")))
-
-
-def _parameters(given: Any) -> dict[str, Any]:
-    parameters = {} if given is None else given
-    if not isinstance(parameters, dict):
-        raise InvalidInput('"parameters" is an object.')
-    body.only_keys(parameters, {"top_k", "function_to_apply"}, "parameter")
-    if parameters.get("function_to_apply") not in {None, FUNCTION}:
-        raise InvalidInput(f'"function_to_apply" is {FUNCTION!r}: scores are probabilities.')
-    top_k = parameters.get("top_k")
-    return {} if top_k is None else {"top_k": top_k}
+        request = read(HubRequest, json_body.parse(data, settings.max_json_values))
+        return image_work(decode_base64(request.inputs, "inputs"), "inputs", settings, request.beside_the_image)

@@ -28,14 +28,14 @@ class PixelFormat:
     dtype: str
 
     @classmethod
-    def parse(cls, shape: object, dtype: object) -> PixelFormat:
+    def parse(cls, shape: str, dtype: str) -> PixelFormat:
         """Read ``"256x256"`` or ``"256x256x3"``, and a dtype; raises InvalidInput."""
-        match = SHAPE.fullmatch(shape.strip()) if isinstance(shape, str) else None
+        match = SHAPE.fullmatch(shape.strip())
         if match is None:
             raise InvalidInput('"shape" is height x width of the pixels, such as "256x256" or "256x256x3".')
         if dtype not in ITEM_CODES:
             raise InvalidInput(f'"dtype" is one of {", ".join(ITEM_CODES)}.')
-        return cls(int(match[1]), int(match[2]), int(match[3] or 0), str(dtype))
+        return cls(int(match[1]), int(match[2]), int(match[3] or 0), dtype)
 
     def channels_of(self, size: int) -> int | None:
         """Return the channels of so many bytes of pixels; None where they are not of this format."""

@@ -6,7 +6,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from model_server.errors import InvalidInput, NotFound
+from model_server.errors import InvalidInput, NotFound, shown
 from model_server.http.replies import json_response
 from model_server.queue_proxy.apis import NAMES
 from model_server.queue_proxy.parts import Parts
@@ -37,7 +37,7 @@ class StatisticsFamily:
         await self._parts.authentication.admit(request.scope)
         given, window = request.query_params.get("api", ""), request.query_params.get("window", "minute")
         if window not in UNITS:
-            raise InvalidInput(f"window is one of {', '.join(UNITS)}, not {window[:32]!r}.")
+            raise InvalidInput(f"window is one of {', '.join(UNITS)}, not {shown(window)}.")
         calls = await self._parts.metering.calls_now(_name(given), window)
         return json_response({"api": given, f"number of calls in current {window}": calls})
 
@@ -49,5 +49,5 @@ def _name(given: str) -> str:
         return path
     ends = [name for name in NAMES if name.endswith(path)]
     if len(ends) != 1 or path == "/":
-        raise NotFound(f"There is no api {given[:64]!r}; there are {', '.join(name[1:] for name in sorted(NAMES))}.")
+        raise NotFound(f"There is no api {shown(given)}; there are {', '.join(name[1:] for name in sorted(NAMES))}.")
     return ends[0]

@@ -12,8 +12,11 @@ import orjson
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from model_server.config import QueueProxySettings
+from model_server.documents import v1_reply
+from model_server.documents.document import read
+from model_server.documents.v1_request import ColumnRequest
 from model_server.errors import InvalidInput
-from model_server.http import body
+from model_server.http import body, json_body
 from model_server.http.replies import json_response
 
 COLUMNS = ("label", "index", "score")
@@ -38,7 +41,7 @@ class ColumnFormat:
         if not COLUMN_FORMAT.match(data):
             await self._app(scope, _whole(data), send)
             return
-        rows = orjson.dumps(to_rows(body.parse_json(data, self._settings.max_json_values)))
+        rows = orjson.dumps(to_rows(json_body.parse(data, self._settings.max_json_values)))
         headers = [(name, value) for name, value in scope["headers"] if name != b"content-length"]
         headers.append((b"content-length", str(len(rows)).encode()))
         await self._app({**scope, "headers": headers}, _whole(rows), Outputs(scope, send).send)
@@ -51,7 +54,7 @@ class Outputs:
         self._scope = scope
         self._send = send
         self._start: Message = {}
-        self._content = b""
+        self._content = bytearray()
 
     async def send(self, message: Message) -> None:
         """Take a part of the reply; send all of it after the last."""
@@ -61,10 +64,10 @@ class Outputs:
         self._content += message.get("body", b"")
         if message.get("more_body"):
             return
-        columns = to_columns(self._content) if self._start["status"] == 200 else None
+        columns = to_columns(bytes(self._content)) if self._start["status"] == 200 else None
         if columns is None:
             await self._send(self._start)
-            await self._send({"type": "http.response.body", "body": self._content})
+            await self._send({"type": "http.response.body", "body": bytes(self._content)})
             return
         kept = {
             name.decode("latin-1"): value.decode("latin-1")
@@ -76,23 +79,23 @@ class Outputs:
 
 def to_rows(document: dict[str, Any]) -> dict[str, Any]:
     """Return the same request in the row format; raises InvalidInput where it has not one input of a batch."""
-    inputs = document.pop("inputs")
+    request = read(ColumnRequest, document)
+    inputs = request.inputs
     if isinstance(inputs, dict) and "b64" not in inputs:
         if len(inputs) != 1:
             raise InvalidInput('"inputs" has one input: the batch of images.')
         (inputs,) = inputs.values()
-    return {**document, "instances": inputs if isinstance(inputs, list) else [inputs]}
+    others = request.model_dump(include={"parameters", "signature_name"}, exclude_unset=True, exclude_none=True)
+    return {**others, "instances": inputs if isinstance(inputs, list) else [inputs]}
 
 
 def to_columns(content: bytes) -> dict[str, Any] | None:
-    """Return a V1 answer as columns; None for what is none, such as a queued prediction."""
-    try:
-        document = orjson.loads(content)
-    except orjson.JSONDecodeError:
+    """Return a V1 answer as columns; None for what is none, such as a queued prediction, or for another shape."""
+    document = json_body.parse_reply(content)
+    if document is None or document.keys() != {"predictions"}:
         return None
-    if not isinstance(document, dict) or document.keys() != {"predictions"}:
-        return None
-    return {"outputs": {name: [row[name] for row in document["predictions"]] for name in COLUMNS}}
+    rows = v1_reply.predictions(document["predictions"])
+    return None if rows is None else {"outputs": {name: [getattr(row, name) for row in rows] for name in COLUMNS}}
 
 
 def _whole(content: bytes) -> Receive:

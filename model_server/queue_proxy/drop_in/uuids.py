@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from http import HTTPStatus
 
+from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from model_server.errors import InvalidInput
-from model_server.http import body
+from model_server.documents import v1_reply
+from model_server.documents.document import LooseDocument, read
+from model_server.errors import BadGateway
+from model_server.http import body, json_body
 from model_server.http.base64_text import decode_base64
 from model_server.http.replies import json_response
 from model_server.queue_proxy.admission import Admission
@@ -21,6 +24,13 @@ from model_server.store.models import CANCELLED, Record
 
 FAILURES = {"rejected": HTTPStatus.BAD_REQUEST, "deadline_exceeded": HTTPStatus.GATEWAY_TIMEOUT}
 """Status of a failed prediction by the code of its error."""
+
+
+class Sent(LooseDocument):
+    """What is sent."""
+
+    name: str | None = Field(None, description="a text")
+    data: str = Field(description="an encoded image in base64")
 
 
 class UuidFamily:
@@ -43,12 +53,8 @@ class UuidFamily:
         """Queue ``{"name", "data": base64}``, whatever the content type says, and return ``{"uuid"}``."""
         settings = self._service.settings
         data = await body.read(request.scope, request.receive, settings)
-        document = body.parse_json(data, settings.max_json_values)
-        if not isinstance(document.get("name", ""), str):
-            raise InvalidInput('"name" is a text.')
-        if "data" not in document:
-            raise InvalidInput('The body needs "data": an encoded image in base64.')
-        work = image_work(decode_base64(document["data"], "data"), "data", settings)
+        sent = read(Sent, json_body.parse(data, settings.max_json_values))
+        work = image_work(decode_base64(sent.data, "data"), "data", settings)
         row = await self._service.record(request.scope, await self._service.model(), work)
         return json_response({"uuid": str(row.id)})
 
@@ -61,7 +67,10 @@ class UuidFamily:
             return json_response({"status": row.status}, HTTPStatus.ACCEPTED, retry)
         if row.predictions is None:
             return _without_result(row)
-        return json_response({"prediction": row.predictions[0]["label"]})
+        predictions = v1_reply.predictions(row.predictions)
+        if not predictions:
+            raise BadGateway("The predictor's answer is of another shape.")
+        return json_response({"prediction": predictions[0].label})
 
 
 def _without_result(row: Record) -> Response:
