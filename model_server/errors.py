@@ -133,7 +133,15 @@ class Overloaded(Unavailable):
 
 
 class DatabaseUnavailable(Unavailable):
-    """PostgreSQL does not answer."""
+    """PostgreSQL does not answer, or cannot do for now what is asked; ``sqlstate`` says why, where it has said."""
+
+    def __init__(self, message: str, sqlstate: str | None = None) -> None:
+        super().__init__(message)
+        self.sqlstate = sqlstate
+
+
+class DatabaseRefused(ModelServerError):
+    """PostgreSQL refused what it should have taken: a mistake of ours, described in a note for the log alone."""
 
 
 class BundleError(NotReady):

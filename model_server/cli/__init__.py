@@ -81,5 +81,5 @@ def main() -> None:
         click.echo(f"model-server: {error}", err=True)
         sys.exit(2)
     except ModelServerError as error:
-        click.echo(f"model-server: {error}", err=True)
+        click.echo("\n".join([f"model-server: {error}", *getattr(error, "__notes__", ())]), err=True)
         sys.exit(1)
