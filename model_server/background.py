@@ -57,7 +57,7 @@ class Duty:
 
     @contextmanager
     def trying(self) -> Iterator[None]:
-        """Let no failure out. A cancellation that nobody asked the task for is one: libraries cancel what they wait for."""
+        """Let no failure out. A cancellation that is not the task's own is one: libraries cancel what they wait for."""
         try:
             yield
         except asyncio.CancelledError as error:

@@ -16,8 +16,8 @@ from sqlalchemy.engine import make_url
 
 from conftest import free_port
 from job_audit import count_ends
-from model_server.config import QueueProxySettings, load
 from model_server.background import Background
+from model_server.config import QueueProxySettings, load
 from model_server.errors import DatabaseUnavailable, SettingsError
 from model_server.store import reads, runs, submissions
 from model_server.store.database import Database

@@ -11,8 +11,7 @@ from starlette.routing import Route
 
 from model_server.accounts import rules
 from model_server.errors import (
-    DatabaseRefused,
-    DatabaseUnavailable,
+    DatabaseError,
     InvalidInput,
     TooManyRequests,
     Unauthorized,
@@ -74,7 +73,7 @@ class LoginRoutes:
             raise Unauthorized("E-mail or password is wrong.")
         self._attempts.logged_in(address, counted_as)
         if renewed:
-            with suppress(DatabaseUnavailable, DatabaseRefused):  # the next login does it
+            with suppressDatabaseError:  # the next login does it
                 await users.rehash(self._parts.database, row.id, renewed)
         metrics.LOGINS.labels("succeeded").inc()
         token = await self._parts.authentication.issue(row.id)

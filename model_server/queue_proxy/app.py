@@ -12,7 +12,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from model_server.config import QueueProxySettings
-from model_server.errors import DatabaseRefused, DatabaseUnavailable, NotReady
+from model_server.errors import DatabaseError, NotReady
 from model_server.http import body
 from model_server.http.replies import json_response
 from model_server.http.routing import ErrorsRaisedRouter
@@ -154,7 +154,7 @@ def operations(parts: Parts) -> list[Route]:
         try:
             async with asyncio.timeout(STATE_SECONDS):
                 await parts.resources.state()
-        except (DatabaseUnavailable, DatabaseRefused, TimeoutError):
+        except (DatabaseError, TimeoutError):
             logger.warning("metrics without the queue's state: the database does not tell it")
         return Response(await asyncio.to_thread(generate_latest), media_type=CONTENT_TYPE_LATEST)
 

@@ -14,7 +14,7 @@ from typing import Any
 from uuid import UUID
 
 from model_server.breaker import Circuit
-from model_server.errors import InvalidInput, Unavailable
+from model_server.errors import Unavailable, UnstorableValue
 from model_server.queue_proxy import metrics
 from model_server.queue_proxy.attempt import Away, attempt
 from model_server.queue_proxy.parts import Parts
@@ -191,7 +191,7 @@ class Dispatcher:
         """Write how a run ended; a result that cannot be stored is as good as a failed attempt."""
         try:
             await self._writer.put(outcome)
-        except InvalidInput:
+        except UnstorableValue:
             await self._writer.put(self._again(outcome.claimed, UNSTORABLE, self._backoff(outcome.claimed)))
         except Exception as error:
             if isinstance(error, Unavailable) or time.monotonic() < end:

@@ -10,7 +10,7 @@ from datetime import UTC, date, datetime
 from uuid import UUID
 
 from model_server.background import Background
-from model_server.errors import DatabaseRefused, DatabaseUnavailable
+from model_server.errors import DatabaseError
 from model_server.store import metering
 from model_server.store.database import Database
 from model_server.store.metering import UNITS, CallKey, Usage, UsageKey
@@ -85,7 +85,7 @@ class Metering:
         """Write the rest."""
         try:
             await self.flush()
-        except (DatabaseUnavailable, DatabaseRefused):
+        except DatabaseError:
             logger.warning("counts of the last seconds are lost: the database does not take them")
 
 

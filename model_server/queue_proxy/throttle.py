@@ -19,7 +19,7 @@ from starlette.types import Scope
 
 from model_server.accounts.caller import Caller
 from model_server.config import ENV_PREFIX, QueueProxySettings
-from model_server.errors import DatabaseRefused, DatabaseUnavailable, SettingsError, TooManyRequests
+from model_server.errors import DatabaseError, SettingsError, TooManyRequests
 from model_server.http.client_address import client_address, counted_as
 from model_server.store import quotas
 from model_server.store.database import Database
@@ -109,7 +109,7 @@ class Throttle:
         if (known := self._own.get(user)) is None:
             try:
                 quota = await quotas.find(self._database, user)
-            except (DatabaseUnavailable, DatabaseRefused):
+            except DatabaseError:
                 return NO_LIMITS
             known = self._own[user] = _allowance(quota, self._settings) if quota else self._everybody
         return known

@@ -9,7 +9,7 @@ from sqlalchemy import delete as delete_from
 from sqlalchemy import func, insert, or_, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from model_server.errors import Conflict, DatabaseRefused, DatabaseUnavailable
+from model_server.errors import Conflict, DatabaseError
 from model_server.store.database import Database
 from model_server.store.identifiers import new_id
 from model_server.store.models import API_KEYS, USERS, Record
@@ -46,7 +46,7 @@ async def owner(database: Database, sha256: bytes) -> Record | None:
     async with database.transaction() as connection:
         row = (await connection.execute(of_user.where(is_key))).one_or_none()
     if row is not None and row.is_due:
-        with suppress(DatabaseUnavailable, DatabaseRefused):  # that it was used is worth no refusal
+        with suppressDatabaseError:  # that it was used is worth no refusal
             async with database.transaction() as connection:
                 await connection.execute(update(API_KEYS).where(is_key).values(last_used_at=func.now()))
     return row

@@ -66,8 +66,8 @@ def url_of(settings: DatabaseSettings) -> URL:
 class Database:
     """A pool of connections; each ``transaction`` is committed whole or not at all.
 
-    What fails is raised in our words: DatabaseUnavailable where it may succeed later, InvalidInput or Conflict where the
-    caller sent what cannot be stored, DatabaseRefused where we are to blame.
+    Failures are raised in our words: DatabaseUnavailable where it may succeed later, UnstorableValue or ChangedMeanwhile
+    where the caller is, DatabaseRefused where we are to blame.
     """
 
     def __init__(self, url: URL, connections: int) -> None:

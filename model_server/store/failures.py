@@ -12,7 +12,7 @@ from psycopg import DataError, Error, InterfaceError, OperationalError
 from sqlalchemy.exc import DBAPIError, PendingRollbackError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from model_server.errors import Conflict, DatabaseRefused, DatabaseUnavailable, InvalidInput, ModelServerError
+from model_server.errors import ChangedMeanwhile, DatabaseError, DatabaseRefused, DatabaseUnavailable, UnstorableValue
 
 DRIVER_ERRORS = (SQLAlchemyError, Error, UnicodeEncodeError)
 """All that SQLAlchemy and psycopg raise; psycopg encodes text, and half a character has no encoding."""
@@ -77,19 +77,19 @@ def sqlstate_of(error: BaseException) -> str | None:
     return found if isinstance(found, str) else None
 
 
-def in_our_words(error: Exception) -> ModelServerError:
+def in_our_words(error: Exception) -> DatabaseError:
     """Return what to raise instead of one of DRIVER_ERRORS, with a note for the log; it repeats nothing of a user's."""
     failure = _failure(kind_of(error), sqlstate_of(error))
     failure.add_note(described(error))
     return failure
 
 
-def _failure(kind: Kind, sqlstate: str | None) -> ModelServerError:
+def _failure(kind: Kind, sqlstate: str | None) -> DatabaseError:
     match kind:
         case Kind.VALUE:
-            return InvalidInput(kind.value)
+            return UnstorableValue(kind.value)
         case Kind.CONFLICT:
-            return Conflict(kind.value)
+            return ChangedMeanwhile(kind.value)
         case Kind.OURS:
             return DatabaseRefused(kind.value)
     return DatabaseUnavailable(kind.value, sqlstate)
