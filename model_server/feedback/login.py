@@ -73,7 +73,7 @@ class LoginRoutes:
             raise Unauthorized("E-mail or password is wrong.")
         self._attempts.logged_in(address, counted_as)
         if renewed:
-            with suppressDatabaseError:  # the next login does it
+            with suppress(DatabaseError):  # the next login does it
                 await users.rehash(self._parts.database, row.id, renewed)
         metrics.LOGINS.labels("succeeded").inc()
         token = await self._parts.authentication.issue(row.id)

@@ -46,7 +46,7 @@ async def owner(database: Database, sha256: bytes) -> Record | None:
     async with database.transaction() as connection:
         row = (await connection.execute(of_user.where(is_key))).one_or_none()
     if row is not None and row.is_due:
-        with suppressDatabaseError:  # that it was used is worth no refusal
+        with suppress(DatabaseError):  # that it was used is worth no refusal
             async with database.transaction() as connection:
                 await connection.execute(update(API_KEYS).where(is_key).values(last_used_at=func.now()))
     return row

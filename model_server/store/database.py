@@ -66,8 +66,7 @@ def url_of(settings: DatabaseSettings) -> URL:
 class Database:
     """A pool of connections; each ``transaction`` is committed whole or not at all.
 
-    Failures are raised in our words: DatabaseUnavailable where it may succeed later, UnstorableValue or ChangedMeanwhile
-    where the caller is, DatabaseRefused where we are to blame.
+    What fails is raised as a DatabaseError.
     """
 
     def __init__(self, url: URL, connections: int) -> None:
