@@ -39,6 +39,11 @@ def install(database_url: str) -> None:
                 f"CREATE TRIGGER fault BEFORE INSERT OR UPDATE OR DELETE ON {table} "
                 f"FOR EACH ROW EXECUTE FUNCTION fail_to_write('{table}')".encode()
             )
+        # Also where there is nothing to do yet.
+        connection.execute(
+            b"CREATE TRIGGER fault_at_once BEFORE UPDATE ON callbacks "
+            b"FOR EACH STATEMENT EXECUTE FUNCTION fail_to_write('callbacks')"
+        )
         for table in READ:
             connection.execute(f"ALTER TABLE {table} RENAME TO {table}_kept".encode())
             view = f"CREATE VIEW {table} AS SELECT * FROM {table}_kept WHERE (SELECT fault('{table}', ''))"
