@@ -40,10 +40,11 @@ def install(database_url: str) -> None:
                 f"FOR EACH ROW EXECUTE FUNCTION fail_to_write('{table}')".encode()
             )
         # Also where there is nothing to do yet.
-        connection.execute(
-            b"CREATE TRIGGER fault_at_once BEFORE UPDATE ON callbacks "
-            b"FOR EACH STATEMENT EXECUTE FUNCTION fail_to_write('callbacks')"
-        )
+        for table in ("callbacks", "pgqueuer"):
+            connection.execute(
+                f"CREATE TRIGGER fault_at_once BEFORE UPDATE ON {table} "
+                f"FOR EACH STATEMENT EXECUTE FUNCTION fail_to_write('{table}')".encode()
+            )
         for table in READ:
             connection.execute(f"ALTER TABLE {table} RENAME TO {table}_kept".encode())
             view = f"CREATE VIEW {table} AS SELECT * FROM {table}_kept WHERE (SELECT fault('{table}', ''))"

@@ -335,11 +335,11 @@ def test_background_work_goes_on_after_whatever_it_met_and_shows_it_meanwhile(tm
     settings = {"callback_hosts": '["127.0.0.1"]', "callback_secret": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"}
     with (
         StubPredictor(slow(1)) as stub,
-        running_proxy(tmp_path / "log", database_url, stub.url, retention_seconds=60, **settings) as proxy,
+        running_proxy(tmp_path / "log", database_url, stub.url, dispatch_lease_seconds=3, **settings) as proxy,
     ):
         identifiers = [proxy.submit(Callback_Url="http://127.0.0.1:1/").json()["id"] for _ in range(3)]
         with failing(database_url, state):
-            wanted = {"metering", "expire", "dispatch", "results", "callback: take"}
+            wanted = {"metering", "beat", "expire", "dispatch", "results", "callback: take"}
             wait_until(lambda: failing_tasks(proxy.url) >= wanted, time.monotonic() + 10)
             assert proxy.process.poll() is None
         wait_until(lambda: not failing_tasks(proxy.url) - {"callback: send"}, time.monotonic() + 10)
