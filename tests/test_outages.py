@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import gc
 import itertools
+import logging
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +26,8 @@ from feedback_server import LABELS, know_labels
 from job_audit import count_ends
 from model_server import background
 from model_server.background import Background
+from model_server.config import LogSettings
+from model_server.telemetry import configure_logging
 from queue_server import ASYNC, IMAGE, MODEL, VERSION, StubPredictor, answers, photo, rows, running_proxy, slow
 
 # fmt: off
@@ -388,6 +392,42 @@ def test_a_process_ends_in_order_while_the_database_refuses_everything(tmp_path,
             assert httpx.post(proxy.predict_url, content=photo(), headers=IMAGE).status_code == 200
             assert proxy.stop(10) == 0
     assert "stopped" in (tmp_path / "log").read_text().splitlines()[-1]
+
+
+def test_the_embedded_server_writes_nothing_of_a_failed_statement_into_its_log(database_url):
+    folder = Path(str(make_url(database_url).query["host"]))
+    with pytest.raises(psycopg.DataError):
+        rows(database_url, "SELECT CAST(%s AS text)::uuid", SECRET)
+    with pytest.raises(psycopg.errors.NotNullViolation):
+        rows(database_url, "INSERT INTO users (id, name) VALUES (gen_random_uuid(), %s)", SECRET)
+    assert SECRET not in (folder / "log").read_text()
+
+
+def test_no_error_of_a_library_brings_what_a_user_sent_into_the_log(capsys):
+    configure_logging(LogSettings(log_format="json"))
+    logger = logging.getLogger("model_server.test")
+
+    async def forget() -> None:
+        asyncio.get_running_loop().create_task(fail())
+        await asyncio.sleep(0.01)
+
+    async def fail() -> None:
+        raise KeyError(SECRET)
+
+    try:
+        int(SECRET)
+    except ValueError as error:
+        together = ExceptionGroup(SECRET, [FileNotFoundError(2, "No such file", SECRET), error])
+        together.__cause__ = error
+        logger.error("request failed", exc_info=together)  # noqa: TRY400 - with what it came from
+    asyncio.run(forget())
+    gc.collect()
+    logging.getLogger("psycopg").warning("error ignored in %s: %s", "pipeline", KeyError(SECRET))
+    logging.basicConfig(handlers=[logging.NullHandler()], force=True)
+    told = capsys.readouterr().err
+    assert SECRET not in told
+    assert "test_outages.py" in told
+    assert "Task exception was never retrieved" in told
 
 
 class TestDuty:
