@@ -169,8 +169,28 @@ class Overloaded(Unavailable):
     """The queue is full."""
 
 
-class DatabaseUnavailable(Unavailable):
-    """PostgreSQL does not answer."""
+class DatabaseError(ModelServerError):
+    """Base of what PostgreSQL may answer with; a note, for the log alone, says what it was."""
+
+
+class DatabaseUnavailable(DatabaseError, Unavailable):
+    """PostgreSQL does not answer, or cannot do for now what is asked; ``sqlstate`` says why, where it has said."""
+
+    def __init__(self, message: str, sqlstate: str | None = None) -> None:
+        super().__init__(message)
+        self.sqlstate = sqlstate
+
+
+class DatabaseRefused(DatabaseError):
+    """PostgreSQL refused what it should have taken: a mistake of ours."""
+
+
+class UnstorableValue(DatabaseError, InvalidInput):
+    """The request holds what PostgreSQL cannot hold, and nobody has found it before."""
+
+
+class ChangedMeanwhile(DatabaseError, Conflict):
+    """What the request refers to was removed, or made by somebody else, in the same moment."""
 
 
 class BundleError(NotReady):

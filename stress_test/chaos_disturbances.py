@@ -9,12 +9,18 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import psutil
+import psycopg
 
 from chaos_load import Load
 from local_system import LocalSystem
 
 STOPPED_SECONDS = 5.0
 """Longer than the predictor's time to answer here: callers see 504, jobs are tried again."""
+READ_ONLY_SECONDS = 5.0
+END_OTHERS = b"""
+    SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+    WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()
+"""
 PREDICTOR_TIMEOUT_SECONDS = 3
 SYNC_IN_FLIGHT, SYNC_WAITING = 32, 64
 QUEUE_SIZE = 40
@@ -67,6 +73,22 @@ async def _kill_backend(system: LocalSystem, _: Load) -> None:
                 return
 
 
+async def _make_read_only(system: LocalSystem, _: Load) -> None:
+    """Turn PostgreSQL into what a failover or a provider's guard of a full disk makes of it, and back."""
+    await asyncio.to_thread(_set_read_only, system, "on")
+    await asyncio.sleep(READ_ONLY_SECONDS)
+    await asyncio.to_thread(_set_read_only, system, "off")
+
+
+def _set_read_only(system: LocalSystem, is_on: str) -> None:
+    """Change it for new sessions, and end those there are; back, those that the services have by now stay read-only."""
+    with psycopg.connect(system.database_url(), autocommit=True) as connection:
+        connection.execute(b"SET default_transaction_read_only = off")
+        connection.execute(f"ALTER DATABASE postgres SET default_transaction_read_only = {is_on}".encode())
+        if is_on == "on":
+            connection.execute(END_OTHERS)
+
+
 def _stop(service: str) -> Callable[[LocalSystem, Load], Awaitable[None]]:
     async def act(system: LocalSystem, _: Load) -> None:
         processes = system.processes()[service]
@@ -103,5 +125,6 @@ ALL = [
     Disturbance("kill a connection's process of PostgreSQL", _kill_backend),
     Disturbance(f"stop the predictor for {STOPPED_SECONDS:g} s", _stop("predictor")),
     Disturbance(f"stop PostgreSQL for {STOPPED_SECONDS:g} s", _stop("postgres")),
+    Disturbance(f"turn PostgreSQL read-only for {READ_ONLY_SECONDS:g} s", _make_read_only),
     Disturbance("fill the queues", _fill),
 ]

@@ -16,6 +16,7 @@ from sqlalchemy.engine import make_url
 
 from conftest import free_port
 from job_audit import count_ends
+from model_server.background import Background
 from model_server.config import QueueProxySettings, load
 from model_server.errors import DatabaseUnavailable, SettingsError
 from model_server.store import reads, runs, submissions
@@ -201,7 +202,7 @@ class Worker:
 
     def __init__(self, database: Database, broker: Broker) -> None:
         self.queue = RabbitQueue(database, broker, 10, 60)
-        self._running = asyncio.create_task(self.queue.run())
+        self._running = asyncio.create_task(self.queue.run(Background(lambda _: None)))
 
     async def claim(self, most: int = 10, seconds: float = 10) -> list[Claimed]:
         """Return what is claimed first, within so long."""

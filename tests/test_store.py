@@ -15,7 +15,7 @@ import pytest
 import uvloop
 from sqlalchemy.engine import make_url
 
-from model_server.errors import DatabaseUnavailable, SettingsError, Unprocessable
+from model_server.errors import DatabaseUnavailable, InvalidInput, SettingsError, Unprocessable
 from model_server.store import reads, retention, runs, submissions
 from model_server.store.database import Database
 from model_server.store.images import Images
@@ -360,7 +360,7 @@ def test_images_of_any_size_arrive(run):
 def test_a_submission_that_fails_leaves_nothing_and_the_next_goes_through(run, database_url):
     async def work(database: Database) -> None:
         bad = submission(parameters={"a": "\0"})
-        with pytest.raises(psycopg.DataError):
+        with pytest.raises(InvalidInput):
             await submissions.submit(database, queue(database), [submission(), bad])
         assert rows(database_url, "SELECT count(*) FROM images") == [(0,)]
         ends_sessions = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() "

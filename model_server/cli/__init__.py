@@ -82,5 +82,6 @@ def main() -> None:
         click.echo(f"model-server: {printable(error)}", err=True)
         sys.exit(2)
     except ModelServerError as error:
-        click.echo(f"model-server: {printable(error)}", err=True)
+        for line in (f"model-server: {error}", *getattr(error, "__notes__", ())):
+            click.echo(printable(line), err=True)
         sys.exit(1)

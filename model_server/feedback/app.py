@@ -39,6 +39,7 @@ def operations(parts: Parts) -> list[Route]:
         return json_response({"status": "ok"})
 
     async def readyz(_request: Request) -> Response:
+        await parts.database.require_writable()
         await signing_keys.get_or_create(parts.database)
         return json_response({"status": "ready"})
 

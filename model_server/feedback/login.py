@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from urllib.parse import parse_qsl
 
 from starlette.requests import Request
@@ -9,7 +10,14 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from model_server.accounts import rules
-from model_server.errors import InvalidInput, TooManyRequests, Unauthorized, Unprocessable, UnsupportedMediaType
+from model_server.errors import (
+    DatabaseError,
+    InvalidInput,
+    TooManyRequests,
+    Unauthorized,
+    Unprocessable,
+    UnsupportedMediaType,
+)
 from model_server.feedback import metrics
 from model_server.feedback.attempts import Attempts
 from model_server.feedback.parts import Parts
@@ -65,7 +73,8 @@ class LoginRoutes:
             raise Unauthorized("E-mail or password is wrong.")
         self._attempts.logged_in(address, counted_as)
         if renewed:
-            await users.rehash(self._parts.database, row.id, renewed)
+            with suppress(DatabaseError):  # the next login does it
+                await users.rehash(self._parts.database, row.id, renewed)
         metrics.LOGINS.labels("succeeded").inc()
         token = await self._parts.authentication.issue(row.id)
         seconds = self._parts.settings.token_seconds

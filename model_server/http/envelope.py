@@ -105,6 +105,8 @@ class RequestEnvelope:
             headers = error.headers
             if isinstance(error, Unavailable):
                 headers = {"Retry-After": str(self._retry_after_seconds), **headers}
+            if error.status == HTTPStatus.INTERNAL_SERVER_ERROR:
+                logger.exception("request failed")
             response = error_response(error.status, str(error), headers)
         except HTTPException as error:
             response = error_response(error.status_code, error.detail, error.headers)

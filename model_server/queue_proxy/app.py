@@ -12,7 +12,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from model_server.config import QueueProxySettings
-from model_server.errors import DatabaseUnavailable, NotReady
+from model_server.errors import DatabaseError, NotReady
 from model_server.http import body
 from model_server.http.replies import json_response
 from model_server.http.routing import ErrorsRaisedRouter
@@ -30,6 +30,9 @@ from model_server.queue_proxy.submit import ReadWork, SubmitRoute
 from model_server.queue_proxy.usage import UsageRoutes
 
 logger = logging.getLogger(__name__)
+
+STATE_SECONDS = 2
+"""Metrics go without the state of the queue where it takes longer: Prometheus waits 10 seconds by default."""
 
 
 class Door:
@@ -141,14 +144,18 @@ def operations(parts: Parts) -> list[Route]:
     async def readyz(_request: Request) -> Response:
         if parts.watch.closing:
             raise NotReady("The server is shutting down.")
+        await parts.database.require_writable()
         await parts.resources.state()
+        if stuck := parts.background.stuck:
+            raise NotReady(f"Background work fails: {', '.join(stuck)}. The log says why.")
         return json_response({"status": "ready"})
 
     async def metrics(_request: Request) -> Response:
         try:
-            await parts.resources.state()
-        except DatabaseUnavailable:
-            logger.warning("metrics without the queue's state: the database does not answer")
+            async with asyncio.timeout(STATE_SECONDS):
+                await parts.resources.state()
+        except (DatabaseError, TimeoutError):
+            logger.warning("metrics without the queue's state: the database does not tell it")
         return Response(await asyncio.to_thread(generate_latest), media_type=CONTENT_TYPE_LATEST)
 
     return [

@@ -11,6 +11,7 @@ from aiohttp import ClientSession, ClientTimeout, TCPConnector
 from standardwebhooks import Webhook
 from yarl import URL
 
+from model_server.background import Background
 from model_server.config import ENV_PREFIX, QueueProxySettings
 from model_server.errors import SettingsError
 from model_server.http.replies import timestamp
@@ -42,10 +43,10 @@ class CallbackDelivery:
             cookie_jar=aiohttp.DummyCookieJar(),
         )
 
-    async def run(self) -> None:
+    async def run(self, background: Background) -> None:
         """Deliver, where there is a key to sign with."""
         if self._webhook is not None:
-            await self._delivery.run()
+            await self._delivery.run(background)
 
     async def close(self) -> None:
         """Close the connections."""

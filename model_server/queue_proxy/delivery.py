@@ -8,13 +8,12 @@ import math
 import random
 from collections import Counter as Numbers
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from uuid import UUID
 
 from prometheus_client import Counter
 
-from model_server.errors import DatabaseUnavailable
+from model_server.background import Background, Duty
 from model_server.queue_proxy.watch import Watch
 from model_server.store import callbacks
 from model_server.store.callbacks import Receiver
@@ -68,17 +67,22 @@ class Delivery:
         self._due = asyncio.Event()
         watch.on_change(self._heard)
 
-    async def run(self) -> None:
+    async def run(self, background: Background) -> None:
         """Deliver what is due, as there is room, then wait for the next end of a prediction; until cancelled."""
+        taking, sending = background.duty(f"{self._receiver}: take"), background.duty(f"{self._receiver}: send")
         async with asyncio.TaskGroup() as group:
-            while True:
+
+            async def begin() -> None:
                 self._due.clear()
                 rows = await self._take()
+                taking.works()
                 for row in rows:
                     self._in_flight[row.host] += 1
-                    group.create_task(self._see_through(row))
+                    group.create_task(self._see_through(row, sending))
                 if not rows:
                     await is_set_within(self._due, POLL_SECONDS)
+
+            await taking.repeat(begin, 0)
 
     async def _take(self) -> list[Record]:
         """Return what is due and has room, whichever host it is for."""
@@ -87,15 +91,13 @@ class Delivery:
         most_elsewhere = max((number for number in numbers if number < AT_ONCE_PER_HOST), default=0)
         room = min(AT_ONCE - sum(numbers), AT_ONCE_PER_HOST - most_elsewhere)
         lease = self._patience.timeout_seconds + LEASE_MARGIN_SECONDS
-        try:
-            return await callbacks.take_due(self._database, self._receiver, room, lease, busy) if room else []
-        except DatabaseUnavailable:
-            return []
+        return await callbacks.take_due(self._database, self._receiver, room, lease, busy) if room else []
 
-    async def _see_through(self, row: Record) -> None:
+    async def _see_through(self, row: Record, duty: Duty) -> None:
         try:
-            with suppress(DatabaseUnavailable):  # it is due again when the lease ends
+            with duty.trying():  # it is due again when the lease ends
                 await self._deliver(row)
+                duty.works()
         finally:
             self._in_flight -= Numbers([row.host])
             self._due.set()

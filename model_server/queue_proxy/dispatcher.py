@@ -8,13 +8,13 @@ import logging
 import math
 import random
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
 from model_server.breaker import Circuit
-from model_server.errors import DatabaseUnavailable
+from model_server.errors import Unavailable, UnstorableValue
 from model_server.queue_proxy import metrics
 from model_server.queue_proxy.attempt import Away, attempt
 from model_server.queue_proxy.contents import Contents
@@ -35,6 +35,7 @@ EXPIRE_SECONDS = 1
 AWAY_RETRY_SECONDS = 0.2
 """While the predictor is away the circuit holds the work back, not the clock: it is due as soon as that closes."""
 MOST_DOUBLINGS = 32
+UNSTORABLE = "The predictor's answer holds a value that cannot be stored."
 REFILL_SHARE = 2
 """More is claimed once half of the slots are free: one query then fetches several, and the other half stays busy."""
 MANY_SLOTS = 8
@@ -66,6 +67,8 @@ class Dispatcher:
         # By number: one that has lost its lease is still in flight when the same prediction is claimed again.
         self._in_flight: dict[int, InFlight] = {}
         self._numbers = itertools.count()
+        self._background = parts.background
+        self._claiming, self._writing = parts.background.duty("dispatch"), parts.background.duty("results")
         self._slot_freed = asyncio.Event()
         self._stopping = asyncio.Event()
         self._writer: Gatherer[Outcome, None] = Gatherer(self._write, self._linger)
@@ -76,13 +79,19 @@ class Dispatcher:
 
     async def run(self) -> None:
         """Work until stopped."""
-        beating = asyncio.create_task(self._repeat(self._beat, self._settings.dispatch_lease_seconds / 3))
-        expiring = asyncio.create_task(self._repeat(self._expire, EXPIRE_SECONDS))
+        beat, expire = self._background.duty("beat"), self._background.duty("expire")
+        beating = asyncio.create_task(beat.repeat(self._beat, self._settings.dispatch_lease_seconds / 3))
+        expiring = asyncio.create_task(expire.repeat(self._expire, EXPIRE_SECONDS))
         try:
             while not self._stopping.is_set():
-                await self._take()
-            await self._queue.release()
-            await self._finish_in_flight()
+                with self._claiming.trying():
+                    await self._take()
+                if self._claiming.is_failing:
+                    await self._or_stop(asyncio.sleep(DATABASE_PAUSE_SECONDS))
+            with self._claiming.trying():
+                await self._queue.release()
+            with self._writing.trying():
+                await self._finish_in_flight()
         finally:
             for task in (beating, expiring):
                 task.cancel()
@@ -105,11 +114,8 @@ class Dispatcher:
             await self._slot_freed.wait()
             return
         self._queue.work.clear()
-        try:
-            claimed = await runs.claim(self._queue, free)
-        except DatabaseUnavailable:
-            await self._or_stop(asyncio.sleep(DATABASE_PAUSE_SECONDS))
-            return
+        claimed = await runs.claim(self._queue, free)
+        self._claiming.works()
         for one in claimed:
             self._begin(one)
         if len(claimed) < free:
@@ -123,10 +129,11 @@ class Dispatcher:
         self._in_flight[number] = InFlight(claimed, attempting, task)
 
     async def _work(self, number: int, claimed: Claimed, attempting: asyncio.Task[Outcome]) -> None:
+        end = time.monotonic() + claimed.seconds_left
         try:
             await asyncio.wait([attempting])
             outcome = _cancelled(claimed) if attempting.cancelled() else attempting.result()
-            await self._write_until_written(outcome)
+            await self._write_until_written(outcome, end)
         finally:
             attempting.cancel()
             del self._in_flight[number]
@@ -167,14 +174,30 @@ class Dispatcher:
         """Look at the queue when a retry is due: of that there is no notification."""
         asyncio.get_running_loop().call_later(seconds + 0.01, self._queue.look)
 
-    async def _write_until_written(self, outcome: Outcome) -> None:
-        """Write how a run ended, however long the database is away: the result is held until then."""
-        while True:
-            try:
-                await self._writer.put(outcome)
-                return
-            except DatabaseUnavailable:
+    async def _write_until_written(self, outcome: Outcome, end: float) -> None:
+        """Write how a run ended, however long the database is away: the result is held until then.
+
+        One that it refuses is held until the deadline, ``end``, when the prediction fails.
+        """
+        is_over = False
+        while not is_over:
+            with self._writing.trying():
+                await self._put(outcome, end)
+                self._writing.works()
+                is_over = True
+            if not is_over:
                 await asyncio.sleep(DATABASE_PAUSE_SECONDS)
+
+    async def _put(self, outcome: Outcome, end: float) -> None:
+        """Write how a run ended; a result that cannot be stored is as good as a failed attempt."""
+        try:
+            await self._writer.put(outcome)
+        except UnstorableValue:
+            await self._writer.put(self._again(outcome.claimed, UNSTORABLE, self._backoff(outcome.claimed)))
+        except Exception as error:
+            if isinstance(error, Unavailable) or time.monotonic() < end:
+                raise
+            logger.exception("result given up", extra={"prediction_id": str(outcome.claimed.id)})
 
     def _linger(self) -> float:
         return LINGER_SECONDS if len(self._in_flight) * REFILL_SHARE >= max(self._slots, MANY_SLOTS) else 0
@@ -209,14 +232,6 @@ class Dispatcher:
         if expired := await runs.expire(self._queue):
             metrics.RESULTS.labels("failed").inc(expired)
             logger.info("predictions past their deadline", extra={"count": expired})
-
-    async def _repeat(self, work: Callable[[], Awaitable[None]], seconds: float) -> None:
-        while True:
-            await asyncio.sleep(seconds)
-            try:
-                await work()
-            except DatabaseUnavailable:
-                continue  # the transaction has logged it; the next round is soon
 
     async def _or_stop(self, waiting: Coroutine[Any, Any, Any]) -> None:
         """Wait, but no longer than until ``stop``."""

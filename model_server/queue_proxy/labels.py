@@ -9,9 +9,10 @@ from urllib.parse import quote
 
 from pydantic import Field
 
+from model_server.background import Background, Duty
 from model_server.bundle import MOST_LABELS, is_label
 from model_server.documents.document import LooseDocument, read
-from model_server.errors import ModelServerError
+from model_server.errors import BadGateway, GatewayTimeout, ModelServerError, Unavailable
 from model_server.http.json_body import parse_reply
 from model_server.queue_proxy.model_list import served_models
 from model_server.queue_proxy.split import Split
@@ -25,6 +26,8 @@ FIRST_SECONDS = 0.5
 AGAIN_SECONDS = 2
 """Beside a canary, another version may answer: the wanted one is asked for again."""
 TRIES = 30
+PREDICTOR_ERRORS = (BadGateway, GatewayTimeout, Unavailable)
+"""What a predictor is asked for again after; see ``Upstream.send``."""
 REFRESH_SECONDS = 600
 """A version that was exported anew under its old name may have other classes."""
 
@@ -40,6 +43,7 @@ class LabelLearner:
         self._split = split
         self._wanted: dict[Version, int] = {}
         self._learned: dict[Version, float] = {}
+        self._is_introduced = False
         self._more = asyncio.Event()
         split.on_answer(self._answered)
 
@@ -50,17 +54,25 @@ class LabelLearner:
         self._wanted[key] = TRIES
         self._more.set()
 
-    async def run(self) -> None:
+    async def run(self, background: Background) -> None:
         """Learn until cancelled."""
-        await self._introduce()
-        while True:
-            await self._more.wait()
+        duty = background.duty("labels")
+        await duty.repeat(lambda: self._learn(duty), 0)
+
+    async def _learn(self, duty: Duty) -> None:
+        """Wait until a version is to be asked for, and ask each once."""
+        if not self._is_introduced:
+            await self._introduce()
+            self._is_introduced = True
+            duty.works()
+        await self._more.wait()
+        for key in list(self._wanted):
+            await self._try(key)
+        duty.works()
+        if self._wanted:
+            await asyncio.sleep(AGAIN_SECONDS)
+        else:
             self._more.clear()
-            while self._wanted:
-                for key in list(self._wanted):
-                    await self._try(key)
-                if self._wanted:
-                    await asyncio.sleep(AGAIN_SECONDS)
 
     async def _introduce(self) -> None:
         """Learn what is served now, so that feedback on the first prediction finds its classes."""
@@ -68,23 +80,26 @@ class LabelLearner:
             if self._wanted:
                 return
             try:
-                for model in await served_models(self._split):
-                    if found := await _ask(self._split, model):
-                        await labels.remember(self._database, model, *found)
-                return
-            except ModelServerError:
+                found = {model: await _ask(self._split, model) for model in await served_models(self._split)}
+            except PREDICTOR_ERRORS:
                 await asyncio.sleep(FIRST_SECONDS)
+                continue
+            for model, known in found.items():
+                if known:
+                    await labels.remember(self._database, model, *known)
+            return
 
     async def _try(self, key: Version) -> None:
         upstream, model, _ = key
         try:
             found = await _ask(upstream, model)
-            if found is not None:
-                version, names = found
-                await labels.remember(self._database, model, version, names)
-                self._finish((upstream, model, version))
-        except ModelServerError as error:
+        except PREDICTOR_ERRORS as error:
             logger.info("labels not learned yet", extra={"model": model, "reason": str(error)})
+            found = None
+        if found is not None:
+            version, names = found
+            await labels.remember(self._database, model, version, names)
+            self._finish((upstream, model, version))
         if key in self._wanted:
             self._wanted[key] -= 1
             if self._wanted[key] <= 0:

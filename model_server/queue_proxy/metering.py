@@ -9,7 +9,8 @@ from collections import Counter
 from datetime import UTC, date, datetime
 from uuid import UUID
 
-from model_server.errors import DatabaseUnavailable
+from model_server.background import Background
+from model_server.errors import DatabaseError
 from model_server.store import metering
 from model_server.store.database import Database
 from model_server.store.metering import UNITS, CallKey, Usage, UsageKey
@@ -47,18 +48,13 @@ class Metering:
             self._day = number, datetime.now(UTC).date()
         return self._day[1]
 
-    async def run(self) -> None:
+    async def run(self, background: Background) -> None:
         """Write every second until cancelled; what the database does not take now is written later."""
-        while True:
-            await asyncio.sleep(FLUSH_SECONDS)
-            try:
-                # Shielded, so that nobody has to guess whether what was cancelled is written.
-                await asyncio.shield(self.flush())
-            except DatabaseUnavailable:
-                continue  # logged where it happened
+        # Shielded, so that nobody has to guess whether what was cancelled is written.
+        await background.duty("metering").repeat(lambda: asyncio.shield(self.flush()), FLUSH_SECONDS)
 
     async def flush(self) -> None:
-        """Write what is counted; raises DatabaseUnavailable, and keeps it."""
+        """Write what is counted; and keep what cannot be written; raises as ``metering.add`` does."""
         async with self._writing:
             calls, self._calls = self._calls, Counter()
             usage, self._usage = self._usage, {}
@@ -89,8 +85,8 @@ class Metering:
         """Write the rest."""
         try:
             await self.flush()
-        except DatabaseUnavailable:
-            logger.warning("counts of the last seconds are lost: the database does not answer")
+        except DatabaseError:
+            logger.warning("counts of the last seconds are lost: the database does not take them")
 
 
 def _by_window(calls: Counter[tuple[str, int]]) -> Counter[CallKey]:

@@ -67,4 +67,9 @@ CALLBACKS = Counter("model_server_queue_proxy_callbacks", "Callbacks tried: deli
 CALLBACKS_WAITING = Gauge("model_server_queue_proxy_callbacks_waiting", "Callbacks neither delivered nor given up.")
 FORWARDED = Counter("model_server_queue_proxy_forwarded", "Results sent to the sink: delivered, retried.", ["outcome"])
 FORWARDING_WAITING = Gauge("model_server_queue_proxy_forwarding_waiting", "Results that the sink has not confirmed.")
+BACKGROUND_FAILING = Gauge(
+    "model_server_queue_proxy_background_failing",
+    "1 while a piece of background work fails: it is tried again and again, and the log says why.",
+    ["task"],
+)
 REMOVED = Counter("model_server_queue_proxy_removed", "Removed after the retention: prediction, image.", ["kind"])

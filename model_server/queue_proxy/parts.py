@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from model_server.accounts.authentication import Authentication
+from model_server.background import Background, Duty
 from model_server.config import QueueProxySettings
 from model_server.http.body import Buffer
+from model_server.queue_proxy import metrics
 from model_server.queue_proxy.admission import Admission
 from model_server.queue_proxy.cache import ReplyCache
 from model_server.queue_proxy.metering import Metering
@@ -40,6 +42,7 @@ class Parts:
     metering: Metering
     throttle: Throttle
     admission: Admission
+    background: Background
 
     @classmethod
     def make(cls, settings: QueueProxySettings) -> Parts:
@@ -64,6 +67,7 @@ class Parts:
             metering,
             throttle,
             Admission(settings, authentication, throttle, metering),
+            Background(_measure),
         )
 
     async def close(self) -> None:
@@ -71,3 +75,7 @@ class Parts:
         await self.upstream.close()
         await self.sidecar.close()
         await self.database.close()
+
+
+def _measure(duty: Duty) -> None:
+    metrics.BACKGROUND_FAILING.labels(duty.name).set_function(lambda: duty.is_failing)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field, TypeAdapter, ValidationError
 
+from model_server.background import Background
 from model_server.config import ENV_PREFIX, QueueProxySettings, WeightedPredictor
 from model_server.errors import SettingsError
 from model_server.queue_proxy.split import Split
@@ -42,19 +42,20 @@ def read(path: Path) -> Predictors:
         raise SettingsError(f"{name}: {where or 'the document'}: {first['msg']}.") from None
 
 
-async def follow(path: Path, split: Split) -> None:
+async def follow(path: Path, split: Split, background: Background) -> None:
     """Tell ``split`` of every change, until cancelled; a file that is wrong or missing changes nothing."""
     known: Signature | None = None
-    while True:
+
+    async def look() -> None:
+        nonlocal known
         if (found := _signature(path)) is not None and found != known:
             known = found
             try:
                 split.change(read(path))
             except SettingsError as error:
                 logger.error("the predictors stay as they are: %s", error)  # noqa: TRY400 - the sentence says it
-            except Exception:
-                logger.exception("the predictors could not be changed")
-        await asyncio.sleep(LOOK_SECONDS)
+
+    await background.duty("predictors file").repeat(look, LOOK_SECONDS)
 
 
 def _signature(path: Path) -> Signature | None:

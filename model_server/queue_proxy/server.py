@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from http import HTTPStatus
-from typing import Any
 
 import uvloop
 from starlette.types import Scope
 
 from model_server.config import QueueProxySettings
-from model_server.errors import Unavailable
 from model_server.http.envelope import RequestEnvelope
 from model_server.http.server import Server, listen, stop_signal
 from model_server.queue_proxy import apis, app, metrics, predictors_file
@@ -62,23 +59,24 @@ async def _run(settings: QueueProxySettings, *, serve: bool, dispatch: bool) -> 
         server = Server(envelope, settings)
         stopping = stop_signal()
         learner = LabelLearner(parts.database, parts.upstream)
-        background = [asyncio.create_task(one.run()) for one in (parts.watch, parts.metering, learner)]
+        background = [asyncio.create_task(one.run(parts.background)) for one in (parts.watch, parts.metering, learner)]
         if settings.predictors_file:
-            background.append(asyncio.create_task(predictors_file.follow(settings.predictors_file, parts.upstream)))
+            following = predictors_file.follow(settings.predictors_file, parts.upstream, parts.background)
+            background.append(asyncio.create_task(following))
         dispatcher = Dispatcher(parts) if dispatch else None
         delivery = CallbackDelivery(settings, parts.database, parts.watch) if dispatch else None
         forwarding = Forwarding(settings, parts.database, parts.watch) if dispatch else None
         dispatching = asyncio.create_task(dispatcher.run()) if dispatcher else None
         if delivery and forwarding:
             background += [
-                asyncio.create_task(parts.queue.run()),
-                asyncio.create_task(delivery.run()),
-                asyncio.create_task(forwarding.run()),
+                *(asyncio.create_task(one.run(parts.background)) for one in (parts.queue, delivery, forwarding)),
                 asyncio.create_task(_sweep(parts)),
             ]
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         logger.info("listening", extra={"http": listener.getsockname()[1], "dispatch": dispatch, "serve": serve})
-        await _until_one_ends({serving, *background, *filter(None, [dispatching])}, stopping)
+        stop = asyncio.create_task(stopping.wait())
+        await asyncio.wait({stop, serving}, return_when=asyncio.FIRST_COMPLETED)
+        stop.cancel()
         logger.info("stopping: finishing what is in flight")
         parts.watch.close()
         if dispatcher and dispatching:
@@ -97,28 +95,14 @@ async def _run(settings: QueueProxySettings, *, serve: bool, dispatch: bool) -> 
         logger.info("stopped")
 
 
-async def _until_one_ends(tasks: set[asyncio.Task[Any]], stopping: asyncio.Event) -> None:
-    """Wait for the signal; a task that fails before it ends the process, to be started anew."""
-    stop = asyncio.create_task(stopping.wait())
-    watched = tasks
-    while not stop.done():
-        done, _ = await asyncio.wait({stop, *watched}, return_when=asyncio.FIRST_COMPLETED)
-        watched = watched - done
-        for task in done - {stop}:
-            if error := task.exception():
-                logger.error("a part of the server failed", exc_info=error)
-                return
-
-
 async def _sweep(parts: Parts) -> None:
     """Remove what is past its retention, each replica at times of its own."""
-    seconds = min(SWEEP_SECONDS, parts.settings.retention_seconds)
-    while True:
-        await asyncio.sleep(seconds * random.uniform(0.5, 1.5))  # noqa: S311 - spread, not secrecy
-        try:
-            predictions, images = await retention.sweep(parts.database, parts.images, parts.settings.retention_seconds)
-            await counts.sweep(parts.database)
-        except Unavailable:
-            continue  # logged where it happened; the next round comes
+    seconds = parts.settings.retention_seconds
+
+    async def sweep() -> None:
+        predictions, images = await retention.sweep(parts.database, parts.images, seconds)
+        await counts.sweep(parts.database)
         metrics.REMOVED.labels("prediction").inc(predictions)
         metrics.REMOVED.labels("image").inc(images)
+
+    await parts.background.duty("sweep").repeat(sweep, min(SWEEP_SECONDS, seconds), spread=0.5)

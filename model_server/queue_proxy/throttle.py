@@ -19,7 +19,7 @@ from starlette.types import Scope
 
 from model_server.accounts.caller import Caller
 from model_server.config import ENV_PREFIX, LEAST_RATE, QueueProxySettings
-from model_server.errors import SettingsError, TooManyRequests
+from model_server.errors import DatabaseError, SettingsError, TooManyRequests
 from model_server.http.client_address import client_address, counted_as
 from model_server.store import quotas
 from model_server.store.database import Database
@@ -40,10 +40,14 @@ class Allowance:
     images: RateLimitItem | None
 
 
+NO_LIMITS = Allowance(None, None)
+
+
 class Throttle:
     """Counts what callers take, in this process or in Redis.
 
-    While Redis is away nobody is limited: predictions matter more than counting them.
+    While Redis is away nobody is limited, nor is while PostgreSQL is, whose limits are not known then: predictions
+    matter more than counting them.
     """
 
     def __init__(self, settings: QueueProxySettings, database: Database) -> None:
@@ -103,7 +107,10 @@ class Throttle:
         if user is None:
             return self._everybody
         if (known := self._own.get(user)) is None:
-            quota = await quotas.find(self._database, user)
+            try:
+                quota = await quotas.find(self._database, user)
+            except DatabaseError:
+                return NO_LIMITS
             known = self._own[user] = _allowance(quota, self._settings) if quota else self._everybody
         return known
 

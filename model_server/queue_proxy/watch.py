@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,14 +10,13 @@ from typing import Any
 from uuid import UUID
 
 from psycopg import AsyncConnection as DriverConnection
-from psycopg import Error, sql
+from psycopg import sql
 
+from model_server.background import Background, Duty
 from model_server.store import changes
 from model_server.store.database import Database
 from model_server.store.models import UNFINISHED
 from model_server.store.queue import Queue
-
-logger = logging.getLogger(__name__)
 
 RECONNECT_SECONDS = 0.5
 
@@ -56,19 +54,20 @@ class Watch:
             if not self._waiting[prediction]:
                 del self._waiting[prediction]
 
-    async def run(self) -> None:
+    async def run(self, background: Background) -> None:
         """Listen until cancelled; a lost connection is made again."""
-        while True:
-            try:
-                async with await self._database.listen() as connection:
-                    await self._listen(connection)
-            except (Error, OSError) as error:
-                logger.warning("not listening to the database: %s", type(error).__name__)
-            await asyncio.sleep(RECONNECT_SECONDS)
+        duty = background.duty("watch")
 
-    async def _listen(self, connection: DriverConnection[Any]) -> None:
+        async def listen() -> None:
+            async with self._database.listening() as connection:
+                await self._listen(connection, duty)
+
+        await duty.repeat(listen, RECONNECT_SECONDS)
+
+    async def _listen(self, connection: DriverConnection[Any], duty: Duty) -> None:
         for channel in (changes.CHANNEL, self._queue.channel):
             await connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
+        duty.works()
         self._wake_all()
         async for notice in connection.notifies():
             if notice.channel == changes.CHANNEL:

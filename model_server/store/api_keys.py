@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from uuid import UUID
 
 from sqlalchemy import delete as delete_from
 from sqlalchemy import func, insert, or_, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from model_server.errors import Conflict
+from model_server.errors import Conflict, DatabaseError
 from model_server.store.database import Database
 from model_server.store.identifiers import new_id
 from model_server.store.models import API_KEYS, USERS, Record
@@ -36,21 +37,19 @@ async def create(database: Database, user: UUID, name: str, hint: str, sha256: b
 
 async def owner(database: Database, sha256: bytes) -> Record | None:
     """Return the ``id``, ``name`` and ``is_admin`` of the user whose key this is, and note that it was used."""
-    of_user = select(USERS.c.id, USERS.c.name, USERS.c.is_admin, API_KEYS.c.id.label("key_id")).join(
+    is_key = API_KEYS.c.sha256 == sha256
+    last = API_KEYS.c.last_used_at
+    is_due = or_(last.is_(None), last < func.now() - text(f"interval '{USED_SECONDS} seconds'")).label("is_due")
+    of_user = select(USERS.c.id, USERS.c.name, USERS.c.is_admin, is_due).join(
         API_KEYS, API_KEYS.c.user_id == USERS.c.id
     )
-    long_ago = func.now() - text(f"interval '{USED_SECONDS} seconds'")
-    used = (
-        update(API_KEYS)
-        .where(API_KEYS.c.sha256 == sha256)
-        .where(or_(API_KEYS.c.last_used_at.is_(None), API_KEYS.c.last_used_at < long_ago))
-        .values(last_used_at=func.now())
-    )
     async with database.transaction() as connection:
-        row = (await connection.execute(of_user.where(API_KEYS.c.sha256 == sha256))).one_or_none()
-        if row is not None:
-            await connection.execute(used)
-        return row
+        row = (await connection.execute(of_user.where(is_key))).one_or_none()
+    if row is not None and row.is_due:
+        with suppress(DatabaseError):  # that it was used is worth no refusal
+            async with database.transaction() as connection:
+                await connection.execute(update(API_KEYS).where(is_key).values(last_used_at=func.now()))
+    return row
 
 
 async def of_user(database: Database, user: UUID) -> list[Record]:

@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import orjson
+from cachetools import TTLCache
 from psycopg import AsyncConnection as DriverConnection
-from psycopg import InterfaceError as DriverInterfaceError
-from psycopg import OperationalError
 from psycopg.abc import PQGen
-from psycopg.errors import DeadlockDetected, UndefinedTable
+from psycopg.errors import ReadOnlySqlTransaction
 from psycopg.types.array import ListBinaryDumper
 from psycopg.types.string import BytesBinaryDumper
 from psycopg.waiting import Ready, Wait
-from sqlalchemy import event
+from sqlalchemy import event, text
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, ProgrammingError
-from sqlalchemy.exc import OperationalError as SQLOperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.exc import ArgumentError, DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from model_server.config import ENV_PREFIX, DatabaseSettings
 from model_server.errors import DatabaseUnavailable, SettingsError, shown
+from model_server.store.failures import DRIVER_ERRORS, described, in_our_words, is_stale_session
 
 logger = logging.getLogger(__name__)
 
@@ -42,8 +41,12 @@ SOCKET_OPTIONS: dict[str, Any] = {
     "tcp_user_timeout": VANISHED_SECONDS * 1000,
 }
 """https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-PARAMKEYWORDS"""
-SHUTTING_DOWN = "57P"
-"""SQLSTATE class of a server that is starting or stopping; the connection is lost with it."""
+MADE_AT = "model_server.made_at"
+"""What the pool notes of a connection: when it was made, by the monotonic clock."""
+RENEWAL_SECONDS = 1
+"""All connections are made anew at most so often: while the server itself is read-only, each new one is too."""
+LOG_SECONDS = 1
+"""The same state of the database is logged at most so often."""
 
 
 def url_of(settings: DatabaseSettings) -> URL:
@@ -61,32 +64,39 @@ def url_of(settings: DatabaseSettings) -> URL:
 
 
 class Database:
-    """A pool of connections; each ``transaction`` is committed whole or not at all."""
+    """A pool of connections; each ``transaction`` is committed whole or not at all.
+
+    What fails is raised as a DatabaseError.
+    """
 
     def __init__(self, url: URL, connections: int) -> None:
         self.url = url
+        self._renewed_at = float("-inf")
+        self._told: TTLCache[str, bool] = TTLCache(100, LOG_SECONDS)
         self._engine = create_async_engine(
             url,
             pool_size=connections,
             max_overflow=0,
             pool_timeout=POOL_SECONDS,
             connect_args=SOCKET_OPTIONS,
+            hide_parameters=True,
             json_serializer=lambda value: orjson.dumps(value).decode(),
             json_deserializer=orjson.loads,
         )
-        event.listen(self._engine.sync_engine, "connect", _send_bytes_as_they_are)
+        event.listen(self._engine.sync_engine, "connect", self._connected)
+        event.listen(self._engine.sync_engine, "checkout", self._taken)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncConnection]:
-        """Begin, and commit at the end; raises DatabaseUnavailable where PostgreSQL does not answer."""
-        with _failures_in_our_words():
+        """Begin, and commit at the end."""
+        with self._failures_in_our_words():
             async with self._engine.begin() as connection:
                 yield connection
 
     @asynccontextmanager
     async def pipeline(self) -> AsyncIterator[DriverConnection[Any]]:
         """Send a transaction's statements and its commit together, in one journey; rows can be read after its end."""
-        with _failures_in_our_words():
+        with self._failures_in_our_words():
             async with self._engine.connect() as connection:
                 driver = await driver_of(connection)
                 async with driver.pipeline():
@@ -94,37 +104,49 @@ class Database:
                     await driver.wait(_flush(driver))
                     await driver.commit()
 
-    async def listen(self) -> DriverConnection[Any]:
-        """Return a connection of its own, in autocommit, for notifications; raises psycopg.OperationalError."""
+    @asynccontextmanager
+    async def listening(self) -> AsyncIterator[DriverConnection[Any]]:
+        """Open a connection of its own, in autocommit, for notifications."""
         dsn = self.url.set(drivername="postgresql").render_as_string(hide_password=False)
-        return await DriverConnection.connect(dsn, autocommit=True, **SOCKET_OPTIONS)
+        with self._failures_in_our_words():
+            async with await DriverConnection.connect(dsn, autocommit=True, **SOCKET_OPTIONS) as connection:
+                yield connection
+
+    async def require_writable(self) -> None:
+        """Raise DatabaseUnavailable unless the database answers and takes changes."""
+        async with self.transaction() as connection:
+            if (await connection.execute(text("SHOW transaction_read_only"))).scalar_one() == "on":
+                raise ReadOnlySqlTransaction  # what a change would be answered with
 
     async def close(self) -> None:
         """Close every connection."""
         await self._engine.dispose()
 
+    def _connected(self, connection: Any, record: Any) -> None:
+        record.info[MADE_AT] = time.monotonic()
+        _send_bytes_as_they_are(connection)
 
-@contextmanager
-def _failures_in_our_words() -> Iterator[None]:
-    with_reason = "The database does not answer. Try again later."
-    try:
-        yield
-    except (SQLOperationalError, InterfaceError, PoolTimeout, OperationalError, DriverInterfaceError) as error:
-        logger.warning("database unavailable: %s", type(error).__name__)
-        raise DatabaseUnavailable(with_reason) from error
-    except (ProgrammingError, UndefinedTable) as error:
-        if not isinstance(getattr(error, "orig", error), UndefinedTable):
-            raise
-        raise DatabaseUnavailable("The database has no tables yet; `model-server migrate` makes them.") from error
-    except DBAPIError as error:
-        if not error.connection_invalidated and not _is_shutting_down(error.orig):
-            raise
-        raise DatabaseUnavailable(with_reason) from error
+    def _taken(self, _connection: Any, record: Any, _proxy: Any) -> None:
+        """Have the pool make a connection anew that is older than the last that turned out to be of no use."""
+        if record.info[MADE_AT] < self._renewed_at:
+            raise DisconnectionError
 
+    @contextmanager
+    def _failures_in_our_words(self) -> Iterator[None]:
+        try:
+            yield
+        except DRIVER_ERRORS as error:
+            failure, now = in_our_words(error), time.monotonic()
+            if is_stale_session(error) and now - self._renewed_at > RENEWAL_SECONDS:
+                self._renewed_at = now
+            if isinstance(failure, DatabaseUnavailable):
+                self._tell(described(error))
+            raise failure from None
 
-def is_deadlock(error: DatabaseUnavailable) -> bool:
-    """Whether PostgreSQL ended a transaction so that another can go on; a second attempt is likely to succeed."""
-    return isinstance(getattr(error.__cause__, "orig", error.__cause__), DeadlockDetected)
+    def _tell(self, what: str) -> None:
+        if what not in self._told:
+            self._told[what] = True
+            logger.warning("database unavailable: %s", what)
 
 
 async def driver_of(connection: AsyncConnection) -> DriverConnection[Any]:
@@ -144,12 +166,8 @@ def _flush(driver: DriverConnection[Any]) -> PQGen[None]:
             driver.pgconn.consume_input()
 
 
-def _send_bytes_as_they_are(connection: Any, _record: Any) -> None:
+def _send_bytes_as_they_are(connection: Any) -> None:
     """Send images as they are; psycopg's own choice is text of twice the size, made and parsed byte by byte."""
     adapters = connection.driver_connection.adapters
     adapters.register_dumper(bytes, BytesBinaryDumper)
     adapters.register_dumper(list, ListBinaryDumper)
-
-
-def _is_shutting_down(error: BaseException | None) -> bool:
-    return str(getattr(error, "sqlstate", None) or "").startswith(SHUTTING_DOWN)

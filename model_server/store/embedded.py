@@ -9,6 +9,9 @@ from pathlib import Path
 
 from model_server.errors import SettingsError
 
+QUIET = "\nlog_min_messages = log\n"
+"""https://www.postgresql.org/docs/current/runtime-config-logging.html: above `error`, below `fatal`."""
+
 
 class EmbeddedPostgres:
     """A server whose data lie in ``folder`` and outlive it; reached by a socket in that folder alone."""
@@ -38,11 +41,21 @@ class EmbeddedPostgres:
 
     def start(self) -> None:
         """Start the server, or find it running; the first start makes the folder's database, about a second."""
+        with self._server._lock:  # noqa: SLF001
+            self._server.ensure_pgdata_inited()
+            _say_nothing_of_users(self._server.pgdata / "postgresql.conf")
         self._server.start()
 
     def stop(self) -> None:
         """Stop the server: what is committed is on disk."""
         self._server.stop()
+
+
+def _say_nothing_of_users(configuration: Path) -> None:
+    """Keep failed statements out of the server's log, which would repeat their values: the services log what failed."""
+    if QUIET not in configuration.read_text(encoding="utf-8"):
+        with configuration.open("a", encoding="utf-8") as file:
+            file.write(QUIET)
 
 
 @contextmanager

@@ -11,9 +11,9 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError
 
-from model_server.errors import DatabaseUnavailable
+from model_server.store.failures import DRIVER_ERRORS, in_our_words, sqlstate_of
 
 logger = logging.getLogger(__name__)
 
@@ -27,9 +27,9 @@ def migrate(url: URL) -> str:
 
     Tables of a newer version stay as they are: older ones read them, and a deployment is rolled back to those.
 
-    Raises DatabaseUnavailable.
+    Raises DatabaseUnavailable or DatabaseRefused, with notes of what it was.
     """
-    engine = create_engine(url)
+    engine = create_engine(url, hide_parameters=True)
     try:
         with engine.connect() as connection:
             connection.execute(text("SELECT pg_advisory_lock(:lock)"), {"lock": LOCK})
@@ -40,8 +40,11 @@ def migrate(url: URL) -> str:
                 connection.rollback()
                 connection.execute(text("SELECT pg_advisory_unlock(:lock)"), {"lock": LOCK})
                 connection.commit()
-    except OperationalError as error:
-        raise DatabaseUnavailable(f"The database does not answer: {_reason(error)}.") from None
+    except DRIVER_ERRORS as error:
+        failure = in_our_words(error)
+        if isinstance(error, DBAPIError) and sqlstate_of(error) is None:
+            failure.add_note(str(error.orig).strip())  # why nobody answers, as libpq says it
+        raise failure from None
     finally:
         engine.dispose()
 
@@ -58,8 +61,3 @@ def _upgrade(connection: Connection) -> str:
     command.upgrade(config, "head")
     connection.commit()
     return str(connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one())
-
-
-def _reason(error: OperationalError) -> str:
-    lines = str(error.orig).strip().splitlines()
-    return lines[0] if lines else "no reason given"

@@ -8,10 +8,9 @@ from uuid import UUID
 from sqlalchemy import delete as delete_from
 from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.exc import IntegrityError
 
 from model_server.store.database import Database
-from model_server.store.models import QUOTAS
+from model_server.store.models import QUOTAS, USERS
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +42,12 @@ async def put(database: Database, user: UUID, quota: Quota) -> bool:
     }
     statement = insert(QUOTAS).values(user_id=user, **values)
     statement = statement.on_conflict_do_update(index_elements=["user_id"], set_={**values, "set_at": func.now()})
-    try:
-        async with database.transaction() as connection:
-            await connection.execute(statement)
-    except IntegrityError:
-        return False
+    # The row's lock keeps the user from being removed meanwhile.
+    owner = select(USERS.c.id).where(USERS.c.id == user).with_for_update(read=True, key_share=True)
+    async with database.transaction() as connection:
+        if (await connection.execute(owner)).one_or_none() is None:
+            return False
+        await connection.execute(statement)
     return True
 
 

@@ -15,7 +15,8 @@ from psycopg.rows import namedtuple_row
 from model_server.errors import DatabaseUnavailable, ModelServerError, Overloaded, Unprocessable
 from model_server.schema import CacheUse
 from model_server.store.callbacks import IS_AWAITED, RECEIVERS
-from model_server.store.database import Database, driver_of, is_deadlock
+from model_server.store.database import Database, driver_of
+from model_server.store.failures import ENDED_FOR_OTHERS
 from model_server.store.identifiers import new_id
 from model_server.store.models import QUEUED, RESOURCE_COLUMNS, SUCCEEDED, Record
 from model_server.store.queue.interface import Queue
@@ -135,7 +136,8 @@ async def submit(
     try:
         rows = await _accept(database, queue, values, submissions)
     except DatabaseUnavailable as error:
-        if not is_deadlock(error):
+        # PostgreSQL has ended ours so that another can go on: a second attempt is likely to succeed.
+        if not (error.sqlstate or "").startswith(ENDED_FOR_OTHERS):
             raise
         rows = await _accept(database, queue, values, submissions)
     return [

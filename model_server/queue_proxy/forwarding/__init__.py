@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from model_server.background import Background
 from model_server.config import ENV_PREFIX, QueueProxySettings
 from model_server.errors import SettingsError
 from model_server.queue_proxy import metrics
@@ -25,10 +26,10 @@ class Forwarding:
             "sink", self._send, patience=patience, outcomes=metrics.FORWARDED, database=database, watch=watch
         )
 
-    async def run(self) -> None:
+    async def run(self, background: Background) -> None:
         """Send, where there is a sink."""
         if self._sink is not None:
-            await self._delivery.run()
+            await self._delivery.run(background)
 
     async def close(self) -> None:
         """Close the connections."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import math
 from collections.abc import Awaitable, Callable
@@ -13,7 +12,7 @@ from aio_pika.abc import AbstractConnection
 from aiormq.exceptions import AMQPError, ChannelNotFoundEntity
 from yarl import URL
 
-from model_server.errors import DatabaseUnavailable
+from model_server.background import Duty
 
 logger = logging.getLogger(__name__)
 
@@ -65,24 +64,24 @@ class Broker:
                 timeout=ANSWER_SECONDS,
             )
 
-    async def keep(self, name: str, work: Callable[[AbstractConnection], Awaitable[None]]) -> None:
-        """Run ``work`` with a connection, and again with a new one whenever it ends, until cancelled."""
+    async def keep(self, duty: Duty, work: Callable[[AbstractConnection], Awaitable[None]]) -> None:
+        """Do ``work`` with a connection, and again with a new one whenever it ends, until cancelled.
+
+        A broker that is away is no failure of ours: predictions are accepted meanwhile.
+        """
         is_away = False
-        while True:
+
+        async def connected() -> None:
+            nonlocal is_away
             try:
                 async with await self.connect() as connection:
                     if is_away:
-                        logger.info("%s: the broker is back", name)
+                        logger.info("%s: the broker is back", duty.name)
                     is_away = False
                     await work(connection)
             except BROKER_ERRORS as error:
                 if not is_away:
-                    logger.warning("%s: the broker is away: %s", name, type(error).__name__)
+                    logger.warning("%s: the broker is away: %s", duty.name, type(error).__name__)
                 is_away = True
-            except DatabaseUnavailable:
-                pass  # the transaction has logged it
-            except asyncio.CancelledError:
-                # What waits for a broker's answer may be cancelled with the connection; we are not, then.
-                if (task := asyncio.current_task()) is None or task.cancelling():
-                    raise
-            await asyncio.sleep(RECONNECT_SECONDS)
+
+        await duty.repeat(connected, RECONNECT_SECONDS)

@@ -10,6 +10,7 @@ from uuid import UUID
 
 from aio_pika.abc import AbstractConnection, AbstractIncomingMessage, AbstractQueue, ConsumerTag
 
+from model_server.background import Duty
 from model_server.store.queue.broker import ANSWER_SECONDS, BROKER_ERRORS, Broker, Prepare
 from model_server.store.queue.interface import Entry
 from model_server.store.waiting import is_set_within
@@ -34,11 +35,11 @@ class Consumer:
         self._released = False
         self.work = asyncio.Event()
 
-    async def run(self) -> None:
+    async def run(self, duty: Duty) -> None:
         """Receive until cancelled."""
-        await self._broker.keep("receiving", self._receive_all)
+        await self._broker.keep(duty, lambda connection: self._receive_all(connection, duty))
 
-    async def _receive_all(self, connection: AbstractConnection) -> None:
+    async def _receive_all(self, connection: AbstractConnection, duty: Duty) -> None:
         await self._prepare(connection)
         ended = asyncio.Event()
         channel = await connection.channel()
@@ -50,6 +51,7 @@ class Consumer:
         try:
             if not self._released:
                 self._consuming = queue, await queue.consume(self._receive, timeout=ANSWER_SECONDS)
+            duty.works()
             await self._look_until(ended, connection)
         finally:
             self._consuming = None

@@ -12,6 +12,8 @@ from uuid import UUID
 from psycopg import AsyncConnection as DriverConnection
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from model_server.background import Background
+
 HIGHEST_URGENCY, LOWEST_URGENCY = 0, 7
 """RFC 9218: the lower, the sooner; queues take the higher number first."""
 
@@ -73,7 +75,7 @@ class Queue(Protocol):
     def look(self) -> None:
         """Look for what is due: a retry, or whatever a notification that was lost has told of."""
 
-    async def run(self) -> None:
+    async def run(self, background: Background) -> None:
         """Do, until cancelled, what the queue needs besides; in processes that take from it."""
 
     async def release(self) -> None:

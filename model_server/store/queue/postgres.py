@@ -23,7 +23,7 @@ from psycopg.rows import dict_row
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from model_server.errors import DatabaseUnavailable
+from model_server.background import Background
 from model_server.store.database import Database, driver_of
 from model_server.store.queue.interface import LOWEST_URGENCY, Entry
 
@@ -168,15 +168,13 @@ class PostgresQueue:
         """Wake whoever takes."""
         self.work.set()
 
-    async def run(self) -> None:
+    async def run(self, background: Background) -> None:
         """Take over what another queue was told of, by replicas that are or were set otherwise."""
-        while True:
-            try:
-                while await self._adopt() >= ADOPTED_AT_ONCE:
-                    continue
-            except DatabaseUnavailable:
-                logger.info("the queue is looked through later")
-            await asyncio.sleep(ADOPT_SECONDS)
+        await background.duty("queue: take over").repeat(self._adopt_all, ADOPT_SECONDS)
+
+    async def _adopt_all(self) -> None:
+        while await self._adopt() >= ADOPTED_AT_ONCE:
+            continue
 
     async def _adopt(self) -> int:
         values = {"lock": _LOCK, "lease_seconds": self._lease_seconds, "most": ADOPTED_AT_ONCE}

@@ -14,6 +14,7 @@ from psycopg import AsyncConnection as DriverConnection
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from model_server.background import Background
 from model_server.store.database import Database, driver_of
 from model_server.store.queue import outbox
 from model_server.store.queue.broker import Broker
@@ -104,12 +105,12 @@ class RabbitQueue:
         self._relay.due.set()
         self.work.set()
 
-    async def run(self) -> None:
+    async def run(self, background: Background) -> None:
         """Publish and receive until cancelled."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._relay.run())
-            group.create_task(self._relay.take_over(self._broker.lease_seconds))
-            group.create_task(self._consumer.run())
+            group.create_task(self._relay.run(background.duty("queue: publish")))
+            group.create_task(self._relay.take_over(background.duty("queue: take over")))
+            group.create_task(self._consumer.run(background.duty("queue: receive")))
 
     async def release(self) -> None:
         """Give back what was delivered and not taken."""

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import aio_pika
 from aio_pika.abc import AbstractChannel, AbstractConnection
 
-from model_server.errors import DatabaseUnavailable
+from model_server.background import Duty
 from model_server.store.database import Database
 from model_server.store.models import Record
 from model_server.store.queue import outbox
@@ -34,11 +34,11 @@ class Relay:
         self._prepare = prepare
         self.due = asyncio.Event()
 
-    async def run(self) -> None:
+    async def run(self, duty: Duty) -> None:
         """Publish until cancelled; while the broker is away, the outbox grows."""
-        await self._broker.keep("publishing", self._publish_all)
+        await self._broker.keep(duty, lambda connection: self._publish_all(connection, duty))
 
-    async def _publish_all(self, connection: AbstractConnection) -> None:
+    async def _publish_all(self, connection: AbstractConnection, duty: Duty) -> None:
         await self._prepare(connection)
         async with connection.channel(publisher_confirms=True, on_return_raises=True) as channel:
             while not channel.is_closed:
@@ -46,6 +46,7 @@ class Relay:
                 published = await outbox.publish(
                     self._database, PUBLISHED_AT_ONCE, lambda rows: self._publish(channel, rows)
                 )
+                duty.works()
                 if published < PUBLISHED_AT_ONCE:
                     await is_set_within(self.due, LOOK_SECONDS)
 
@@ -56,16 +57,13 @@ class Relay:
         async with asyncio.timeout(ANSWER_SECONDS):
             await asyncio.gather(*(exchange.publish(message, self._broker.queue_name) for message in messages))
 
-    async def take_over(self, lease_seconds: float) -> None:
+    async def take_over(self, duty: Duty) -> None:
         """Announce, until cancelled, what replicas on the other queue leave behind."""
-        while True:
-            try:
-                if taken := await outbox.take_over(self._database, PUBLISHED_AT_ONCE, lease_seconds):
-                    logger.info("predictions taken over from another queue", extra={"count": taken})
-                    continue
-            except DatabaseUnavailable:
-                logger.info("the other queue is looked through later")
-            await asyncio.sleep(TAKE_OVER_SECONDS)
+        await duty.repeat(self._take_over, TAKE_OVER_SECONDS)
+
+    async def _take_over(self) -> None:
+        while taken := await outbox.take_over(self._database, PUBLISHED_AT_ONCE, self._broker.lease_seconds):
+            logger.info("predictions taken over from another queue", extra={"count": taken})
 
 
 def _message(row: Record) -> aio_pika.Message:
