@@ -26,6 +26,7 @@ from PIL import Image
 import picture_bombs as bombs
 from conftest import Server, StartServer, environment_with
 from model_server.bundle import InputSpec
+from model_server.decoding.complaints import SECONDS_A_LINE
 from model_server.decoding.decoders import Decoders
 from model_server.decoding.messages import Decoding
 from model_server.errors import ExportError, InvalidInput
@@ -37,15 +38,15 @@ from picture_bombs import RAW, ROWS_PER_STRIP, STRIP_OFFSETS
 from pictures import b64, draw, encode
 from queue_server import running_proxy
 from system import COMMAND
-from test_workers import workers_of
+from test_workers import sample, workers_of
 
 PHOTO = encode(draw())
 IMAGE = {"Content-Type": "image/jpeg"}
 SPEC = InputSpec(height=224, width=224)
 DEFAULT = Limits(12 * 2**20, 50_000_000)
 CPU_SECONDS = 2
-SLACK_SECONDS = 6
-"""For a new worker, and for the others that test on the same machine."""
+SLACK_SECONDS = 30
+"""For a new worker on a machine on which others test."""
 POD_BYTES = 2**30
 """What the chart gives the predictor with its one worker."""
 
@@ -66,7 +67,7 @@ BY_TIME: dict[str, Callable[[], bytes]] = {
     "BMP of six million runs": lambda: bombs.bmp_rle(7000, 7000, 6_000_000),
     "PNG of 900,000 chunks": lambda: bombs.png_with(*[(b"abCd", b"")] * 900_000),
 }
-SLOW = BY_TIME["BMP of six million runs"]()
+SLOW = BY_TIME["progressive JPEG of 90 scans and 49 million pixels"]()
 BY_MEMORY: dict[str, Callable[[], bytes]] = {
     "WebP canvas of 7,000 x 7,000": lambda: bombs.webp_canvas(7000, 7000),
     "two arrays for a picture": lambda: encode(Image.new("RGBA", (7071, 7071)), "WEBP", lossless=True, method=0),
@@ -94,9 +95,10 @@ def predict(server: Server, data: bytes = PHOTO, seconds: float = 60) -> httpx.R
     return httpx.post(server.predict_url, content=data, headers=IMAGE, timeout=seconds)
 
 
-def timed(work: Callable[[], httpx.Response]) -> tuple[httpx.Response, float]:
+def timed(work: Callable[[], httpx.Response]) -> tuple[httpx.Response, float, float]:
+    """Return a reply, the seconds it took, and when it came."""
     begun = time.monotonic()
-    return work(), time.monotonic() - begun
+    return work(), (ended := time.monotonic()) - begun, ended
 
 
 @contextlib.contextmanager
@@ -133,14 +135,15 @@ def test_a_bomb_is_refused_within_its_budget_and_others_are_answered(name: str, 
         refused = pool.submit(timed, lambda: predict(server, bomb))
         time.sleep(0.05)
         answered = [pool.submit(timed, lambda: predict(server)) for _ in range(6)]
-        reply, seconds = refused.result()
+        reply, seconds, refused_at = refused.result()
         others = [one.result() for one in answered]
     assert 400 <= reply.status_code < 500, reply.text
     assert re.fullmatch(r"[A-Z].{20,200}\.", reply.json()["error"])
-    assert seconds < CPU_SECONDS * 2 + SLACK_SECONDS
-    assert [other.status_code for other, _ in others] == [200] * 6
-    limit = CPU_SECONDS if workers == 2 else CPU_SECONDS * 2 + SLACK_SECONDS
-    assert max(seconds for _, seconds in others) < limit, "what lies behind a bomb is given to others"
+    assert seconds < SLACK_SECONDS
+    assert [other.status_code for other, *_ in others] == [200] * 6
+    assert max(seconds for _, seconds, _ in others) < SLACK_SECONDS
+    if workers == 2 and name in BY_TIME:
+        assert max(at for *_, at in others) < refused_at, "what lies behind a bomb is given to others"
     assert memory[0] < POD_BYTES * workers
 
 
@@ -162,20 +165,20 @@ def test_the_structure_of_a_bomb_is_enough_to_refuse_it(name: str, decoders: Dec
 
 def test_a_bomb_sent_by_grpc_is_an_invalid_argument(strict: tuple[Server, int]) -> None:
     with tritonclient.grpc.InferenceServerClient(strict[0].grpc) as triton:
-        with pytest.raises(tritonclient.grpc.InferenceServerException, match="2 seconds of a processor") as caught:
+        with pytest.raises(tritonclient.grpc.InferenceServerException, match="one image may: 2 s") as caught:
             triton.infer(strict[0].model, [tensor(SLOW)])
         assert caught.value.status() == "StatusCode.INVALID_ARGUMENT"
 
 
 def test_the_place_of_a_bomb_among_others_is_named_and_the_rest_is_not_worked_on(strict: tuple[Server, int]) -> None:
     items = [{"b64": b64(data)} for data in (PHOTO, SLOW, *[PHOTO] * 3)]
-    reply, seconds = timed(lambda: httpx.post(strict[0].predict_url, json={"instances": items}, timeout=60))
+    reply = httpx.post(strict[0].predict_url, json={"instances": items}, timeout=60)
     assert reply.status_code == 400
-    assert reply.json()["error"].startswith("instances[1]: The image takes more time to decode")
-    many = [{"b64": b64(SLOW)}] * 10
-    reply, seconds = timed(lambda: httpx.post(strict[0].predict_url, json={"instances": many}, timeout=90))
-    assert (reply.status_code, reply.json()["error"][:10]) in {(400, "instances[") for _ in many}
-    assert seconds < CPU_SECONDS * 2 + SLACK_SECONDS, "ten budgets are not spent on one request"
+    assert reply.json()["error"].startswith("instances[1]: The image takes more processor time to decode")
+    many, before = [{"b64": b64(SLOW)}] * 10, sample(strict[0], "worker_restarts_total")
+    reply = httpx.post(strict[0].predict_url, json={"instances": many}, timeout=90)
+    assert (reply.status_code, reply.json()["error"].partition("[")[0]) == (400, "instances")
+    assert sample(strict[0], "worker_restarts_total") - before <= 3, "ten budgets are not spent on one request"
 
 
 def tensor(*pictures: bytes) -> tritonclient.grpc.InferInput:
@@ -190,13 +193,12 @@ def test_a_worker_does_not_go_on_for_a_caller_who_has_gone(count: int, start_ser
         start_server(workers=1, max_image_cpu_seconds=600) as server,
         tritonclient.grpc.InferenceServerClient(server.grpc) as triton,
     ):
-        endless = bombs.short_scans(95, 7000, 7000)
         (before,) = workers_of(server)
         with pytest.raises(tritonclient.grpc.InferenceServerException, match="Deadline Exceeded"):
-            triton.infer(server.model, [tensor(*[endless] * count)], client_timeout=0.3)
-        reply, seconds = timed(lambda: predict(server))
+            triton.infer(server.model, [tensor(*[SLOW] * count)], client_timeout=0.3)
+        reply, seconds, _ = timed(lambda: predict(server))
         assert reply.status_code == 200
-        assert seconds < 1 + SLACK_SECONDS
+        assert seconds < SLACK_SECONDS
         assert before not in workers_of(server)
         assert len(server.log.read_text().split("worker process ended")) == 2, "one worker was enough to end"
 
@@ -242,16 +244,17 @@ def test_memory_that_is_short_for_another_reason_is_for_later_not_the_picture_s_
 
 def test_libraries_that_complain_of_pictures_get_one_line_in_the_log(start_server: StartServer) -> None:
     with start_server(workers=2, log_format="text") as server:
+        begun = time.monotonic()
         for _ in range(10):
             assert predict(server, NOISY).status_code in {200, 400}
         time.sleep(0.3)
         lines = server.log.read_bytes().split(b"\n")
     complaints = [line for line in lines if b"Fax3Decode1D" in line]
-    assert len(complaints) == 1
+    assert 1 <= len(complaints) <= 1 + (time.monotonic() - begun) // SECONDS_A_LINE
     assert len(complaints[0]) < 400
     assert complaints[0].isascii()
     assert complaints[0].decode().isprintable()
-    assert sum(map(len, lines)) < 20_000
+    assert sum(map(len, lines)) < 20_000, "libtiff writes 6 MB of each"
 
 
 def test_a_queued_bomb_is_tried_once_and_keeps_nobody_from_an_answer(
@@ -267,7 +270,9 @@ def test_a_queued_bomb_is_tried_once_and_keeps_nobody_from_an_answer(
         assert {one["status"] for one in ended} == {"succeeded"}
         refused = proxy.prediction(bomb, wait=30)
         assert (refused["status"], refused["attempts"]) == ("failed", 1)
-        assert refused["error"]["message"].startswith("The image takes more time to decode than one image may")
+        assert refused["error"]["message"].startswith(
+            "The image takes more processor time to decode than one image may"
+        )
 
 
 def test_a_model_that_batches_decodes_in_processes_too(tmp_path: Path, start_server: StartServer) -> None:
@@ -302,7 +307,7 @@ def test_a_worker_that_only_decodes_loads_neither_server_nor_model(decoders: Dec
 
 
 def test_classify_names_a_bomb_and_goes_on(tmp_path: Path) -> None:
-    for name, data in (("a.bmp", SLOW), ("b.tif", BY_STRUCTURE["100 larger ones"][0]()), ("c.jpg", PHOTO)):
+    for name, data in (("a.jpg", SLOW), ("b.tif", BY_STRUCTURE["100 larger ones"][0]()), ("c.jpg", PHOTO)):
         (tmp_path / name).write_bytes(data)
     environment = environment_with({"max_image_cpu_seconds": 1})
     finished = subprocess.run(
@@ -315,15 +320,15 @@ def test_classify_names_a_bomb_and_goes_on(tmp_path: Path) -> None:
     )
     assert finished.returncode == 1
     assert [line.split(",")[0] for line in finished.stdout.splitlines()[1:]] == [f"{tmp_path}/c.jpg"]
-    assert f"{tmp_path}/a.bmp: The image takes more time to decode than one image may: 1 seconds" in finished.stderr
+    assert f"{tmp_path}/a.jpg: The image takes more processor time to decode than one image may: 1 s" in finished.stderr
     assert f"{tmp_path}/b.tif: The parts of the TIFF hold 1,677,721,600 pixels" in finished.stderr
 
 
-@pytest.mark.parametrize("name", ["slow.bmp", "tiles.tif"])
+@pytest.mark.parametrize("name", ["slow.jpg", "tiles.tif"])
 def test_training_and_evaluation_name_a_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     own = dataclasses.replace(exporter_pictures.OWN_FILES, cpu_seconds=1)
     monkeypatch.setattr(exporter_pictures, "OWN_FILES", own)
-    bomb = SLOW if name == "slow.bmp" else bombs.shared_tiles(1000, 65_536)
+    bomb = SLOW if name == "slow.jpg" else bombs.shared_tiles(1000, 65_536)
     for file, data in {**{f"{number}.jpg": PHOTO for number in range(40)}, name: bomb}.items():
         (tmp_path / "train" / "cat").mkdir(parents=True, exist_ok=True)
         (tmp_path / "train" / "cat" / file).write_bytes(data)

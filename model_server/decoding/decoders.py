@@ -35,7 +35,11 @@ class Decoders:
         self._count = count
         self._pool = Pool(count)
         self._pool.begin(decoding)
-        self._run(self._pool.start()).result()
+        try:
+            self._run(self._pool.start()).result()
+        except BaseException:
+            self._end_loop()
+            raise
 
     def __enter__(self) -> Decoders:
         return self
@@ -72,6 +76,9 @@ class Decoders:
     def close(self) -> None:
         """Drop what is not decoded yet, and end the processes."""
         self._run(self._close()).result()
+        self._end_loop()
+
+    def _end_loop(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()

@@ -232,8 +232,9 @@ class Pool:
             )
 
     def _look(self) -> None:
-        """Take from slow workers what they have not begun, end those that nobody waits for, hear the libraries."""
+        """Take from slow workers what they have not begun, end work that nobody waits for, hear the libraries."""
         self._next_look = None
+        self._waiting = deque(job for job in self._waiting if not job.future.cancelled())
         for worker in self._workers:
             self._complaints.note(worker.child.complaints())
             if worker.seconds >= LOOK_SECONDS:
@@ -300,7 +301,5 @@ def _deliver(job: _Job, result: object) -> None:
 def _cause(exit_status: int, limits: Limits) -> ModelServerError:
     """Return what the end of a worker means for the picture that it was at."""
     if exit_status == -signal.SIGPROF:
-        return TooCostly(
-            f"The image takes more time to decode than one image may: {limits.cpu_seconds:g} seconds of a processor."
-        )
+        return TooCostly(f"The image takes more processor time to decode than one image may: {limits.cpu_seconds:g} s.")
     return Unavailable("The worker process died over this image. Try again later.")
