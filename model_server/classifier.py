@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +23,19 @@ Picture = bytes | NDArray[Any]
 DEFAULT_MODEL = Path(__file__).parent / "default_model"
 
 
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """What the protocols need to know of a model that is in memory, be it in this process or in others."""
+
+    bundle: Bundle
+    runtime: RuntimeName
+
+    @property
+    def labels(self) -> list[str]:
+        """Its classes, in the order of the scores."""
+        return self.bundle.labels
+
+
 class Classifier:
     """A bundle, its model in memory, and the limits on what it decodes."""
 
@@ -36,14 +50,20 @@ class Classifier:
             raise BundleError(f"{bundle.path}: {len(bundle.labels)} labels for {model.classes} scores.")
         self.bundle = bundle
         self.model = model
-        self._limits = limits
+        self.limits = limits
+
+    @property
+    def served(self) -> ServedModel:
+        """What there is to know of it elsewhere."""
+        return ServedModel(self.bundle, self.model.runtime)
 
     def prepare(self, picture: Picture) -> NDArray[Any]:
         """Return the model's input [height, width, 3]; raises InvalidInput or PayloadTooLarge."""
-        spec = self.bundle.manifest.input
-        if isinstance(picture, bytes):
-            return image.scale(image.decode(picture, spec, self._limits), spec)
-        return image.scale(image.fit_pixels(picture, spec), spec)
+        return self.scaled(image.pixels(picture, self.bundle.manifest.input, self.limits))
+
+    def scaled(self, pixels: NDArray[np.uint8]) -> NDArray[Any]:
+        """Return the model's input of decoded pixels [..., height, width, 3]."""
+        return image.scale(pixels, self.bundle.manifest.input)
 
     def session(self) -> runtimes.Session:
         """Return a function from input [N, height, width, 3] to probabilities float32 [N, classes]."""
@@ -114,10 +134,19 @@ def load(path: Path, runtime: RuntimeName | Literal["auto"], threads: int, limit
 
 def load_checked(settings: PredictorSettings, threads: int) -> Classifier:
     """Load what ``settings`` name, for ``threads`` sessions, and run its golden check; raises BundleError."""
-    limits = image.Limits(settings.max_image_bytes, settings.max_image_pixels)
-    loaded = load(settings.model_dir or DEFAULT_MODEL, settings.runtime, threads, limits)
+    loaded = load(settings.model_dir or DEFAULT_MODEL, settings.runtime, threads, limits_of(settings))
     loaded.check_golden()
     return loaded
+
+
+def limits_of(settings: PredictorSettings) -> image.Limits:
+    """Return what one picture may be and cost."""
+    return image.Limits(
+        settings.max_image_bytes,
+        settings.max_image_pixels,
+        settings.max_image_cpu_seconds,
+        settings.max_image_memory_bytes,
+    )
 
 
 def runtime_of(path: Path, runtime: RuntimeName | Literal["auto"]) -> RuntimeName:

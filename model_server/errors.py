@@ -56,6 +56,14 @@ class InvalidInput(ModelServerError):
     status = HTTPStatus.BAD_REQUEST
 
 
+class DamagedImage(InvalidInput):
+    """The data begins as an image and cannot be decoded."""
+
+
+class TooCostly(InvalidInput):
+    """Decoding the image takes more time or memory than one image may; it would not fare better later."""
+
+
 class Unauthorized(ModelServerError):
     """The caller has not said, or not proven, who they are."""
 

@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from model_server import image_structure
 from model_server.bundle import InputSpec
-from model_server.errors import InvalidInput, PayloadTooLarge
+from model_server.errors import DamagedImage, InvalidInput, PayloadTooLarge
 
 # The limit on pixels is ours, checked on the header; Pillow's would override it above 178 million.
 Image.MAX_IMAGE_PIXELS = None
@@ -43,34 +44,48 @@ BAND_PIXELS = 1_000_000
 
 @dataclass(frozen=True)
 class Limits:
-    """What a stranger may send: encoded bytes, and pixels as the header states them."""
+    """What a stranger may send: encoded bytes, and pixels as the header states them; and what decoding it may cost.
+
+    The cost, seconds of a processor and bytes of memory, is for the process that decodes to keep: see decoding.Budget.
+    """
 
     max_bytes: int
     max_pixels: int
+    cpu_seconds: float = 10.0
+    memory_bytes: int = 512 * 1024 * 1024
+
+
+def pixels(picture: bytes | NDArray[Any], spec: InputSpec, limits: Limits) -> NDArray[np.uint8]:
+    """Bring an encoded picture or an RGB array to uint8 [height, width, 3]; raises what decode and fit_pixels do."""
+    return decode(picture, spec, limits) if isinstance(picture, bytes) else fit_pixels(picture, spec)
 
 
 def decode(data: bytes, spec: InputSpec, limits: Limits) -> NDArray[np.uint8]:
     """Decode one JPEG, PNG, WebP, BMP, GIF (first frame) or TIFF upright to uint8 [height, width, 3], 0..255.
 
-    Transparency is laid over white. Raises PayloadTooLarge before decoding, InvalidInput for any other data.
+    Transparency is laid over white. Raises PayloadTooLarge or TooCostly before decoding, InvalidInput for any other
+    data, MemoryError where there is none.
     """
     if not data:
         raise InvalidInput("The image is empty.")
     if len(data) > limits.max_bytes:
         raise PayloadTooLarge(f"The image has {len(data):,} bytes; at most {limits.max_bytes:,} are allowed.")
     try:
+        if canvas := image_structure.webp_canvas(data):
+            _check_pixels(canvas, limits)
         picture = Image.open(io.BytesIO(data), formats=FORMATS)
-        _check_pixels(picture, limits)
+        _check_pixels(picture.size, limits)
+        image_structure.check(picture, data, limits.max_pixels)
         side = int(REDUCING_GAP * max(spec.height, spec.width) / spec.crop_fraction)
         picture.draft(None, (side, side))
         picture.load()
         return _fit(_to_rgb(picture), spec, _orientation(picture))
-    except InvalidInput:
+    except (InvalidInput, MemoryError):
         raise
     except UnidentifiedImageError:
         raise InvalidInput("The data is not an image; JPEG, PNG, WebP, BMP, GIF and TIFF are read.") from None
     except Exception:  # noqa: BLE001 - Pillow's parsers raise whatever a malformed file makes them raise
-        raise InvalidInput("The image is damaged or incomplete and cannot be decoded.") from None
+        raise DamagedImage("The image is damaged or incomplete and cannot be decoded.") from None
 
 
 def fit_pixels(pixels: NDArray[Any], spec: InputSpec) -> NDArray[np.uint8]:
@@ -104,8 +119,8 @@ def scale(pixels: NDArray[np.uint8], spec: InputSpec) -> NDArray[Any]:
     return np.clip(np.rint(scaled), bounds.min, bounds.max).astype(spec.dtype)
 
 
-def _check_pixels(picture: Image.Image, limits: Limits) -> None:
-    width, height = picture.size
+def _check_pixels(size: tuple[int, int], limits: Limits) -> None:
+    width, height = size
     if width * height > limits.max_pixels:
         raise InvalidInput(f"The image has {width} x {height} pixels; at most {limits.max_pixels:,} are allowed.")
 

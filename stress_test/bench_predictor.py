@@ -37,14 +37,11 @@ LOOP_IMAGES = 400
 
 
 @contextlib.contextmanager
-def ours(
-    model_dir: Path, workers: int | None = None, kind: str = "auto"
-) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+def ours(model_dir: Path, workers: int | None = None) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     port = free_port()
     environment = os.environ | {
         "MODEL_SERVER_MODEL_DIR": str(model_dir),
         "MODEL_SERVER_MODEL_NAME": "bench",
-        "MODEL_SERVER_WORKER_KIND": kind,
         "MODEL_SERVER_PREDICTOR_HOST": "127.0.0.1",
         "MODEL_SERVER_PREDICTOR_PORT": str(port),
         "MODEL_SERVER_PREDICTOR_GRPC_PORT": "0",
@@ -201,13 +198,11 @@ def run(given: argparse.Namespace, model_dir: Path, data: bytes) -> None:
     rows: dict[str, list[dict[str, float]]] = {}
     with contextlib.ExitStack() as stack:
         one = stack.enter_context(ours(model_dir))
-        threads = stack.enter_context(ours(model_dir, kind="thread"))
         split = [stack.enter_context(ours(model_dir, workers=1)) for _ in range(cores)]
         stock = stack.enter_context(peer(model_dir))
         ours_requests, peer_requests = requests_of(data, "bench"), requests_of(data, "peer")
         variants = {name: ([one], request) for name, request in ours_requests.items()}
-        variants[f"V1 raw JPEG, {cores} threads"] = ([threads], ours_requests["V1 raw JPEG"])
-        variants[f"V1 raw JPEG, {cores} servers of 1 thread"] = (split, ours_requests["V1 raw JPEG"])
+        variants[f"V1 raw JPEG, {cores} servers of 1 worker"] = (split, ours_requests["V1 raw JPEG"])
         variants["V1 base64 JSON, plain SDK predictor"] = ([stock], peer_requests["V1 base64 JSON"])
         for number in range(given.rounds):
             progress(f"round {number + 1} of {given.rounds}: plain loop")

@@ -32,7 +32,6 @@ SETTINGS = {
     "retry_most_seconds": 5,
     "dispatch_lease_seconds": 10,
     "workers": 2,
-    "worker_kind": "process",
 }
 """Limits that a test reaches on a laptop."""
 

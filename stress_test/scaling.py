@@ -29,8 +29,6 @@ from processes import progress
 
 RUNTIMES = ("litert", "openvino", "tensorflow")
 WORKERS = (1, 2)
-KINDS = {1: "thread", 2: "process"}
-"""What the setting `auto` makes of so many workers; of 2 with TensorFlow it makes threads, measured besides."""
 USERS = (1, 8, 32, 128)
 PREFER = {"direct": "", "sync": "", "async": "Prefer: respond-async, wait=50\r\n"}
 DIRECT = "direct"
@@ -49,27 +47,23 @@ SETTINGS = {"cache_seconds": 0, "sync_in_flight": 64, "sync_waiting": 512, "queu
 
 @dataclass(frozen=True, order=True)
 class Server:
-    """A predictor's configuration; batches are made by threads of TensorFlow alone."""
+    """A predictor's configuration; batches are made for TensorFlow alone."""
 
     runtime: str
     workers: int
-    kind: str
     max_batch: int = 8
 
     def settings(self) -> dict[str, object]:
         return {
             "runtime": self.runtime,
             "workers": self.workers,
-            "worker_kind": self.kind,
             "max_batch": self.max_batch,
         }
 
 
-SERVERS = tuple(
-    Server(runtime, workers, KINDS[workers]) for runtime, workers in itertools.product(RUNTIMES, WORKERS)
-)  # fmt: skip
-BATCHING = (Server("tensorflow", 2, "thread", 1), Server("tensorflow", 2, "thread", 8))
-"""One session of two threads: a picture at a time, and what waits."""
+SERVERS = tuple(itertools.starmap(Server, itertools.product(RUNTIMES, WORKERS)))
+BATCHING = (Server("tensorflow", 2, 1), Server("tensorflow", 2))
+"""One session for two processes that decode: a picture at a time, and what waits."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +80,7 @@ class Cell:
 
     def __str__(self) -> str:
         load = f"{self.users} users" if self.users else f"{self.share:.0%} of the most"
-        return f"{self.server.runtime}, {self.server.workers} x {self.server.kind}, {self.path}, {load}"
+        return f"{self.server.runtime}, {self.server.workers} workers, {self.path}, {load}"
 
 
 def matrix() -> Iterator[Cell]:
@@ -96,7 +90,8 @@ def matrix() -> Iterator[Cell]:
         if server.runtime == "litert":
             yield from (Cell(server, DIRECT, users) for users in (1, 8, 32))
             yield from (Cell(server, path, share=share) for path, share in itertools.product((DIRECT, "sync"), SHARES))
-    yield from (Cell(server, "sync", users) for server, users in itertools.product(BATCHING, USERS))
+    unbatched = [server for server in BATCHING if server not in SERVERS]
+    yield from (Cell(server, "sync", users) for server, users in itertools.product(unbatched, USERS))
 
 
 @dataclass

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from model_server.config.groups import MODEL_NAME_PATTERN, ServiceSettings
+from model_server.config.groups import MIB, MODEL_NAME_PATTERN, ServiceSettings
 
 RuntimeName = Literal["litert", "openvino", "tensorflow"]
 InputDtype = Literal["float32", "uint8", "int8"]
@@ -36,12 +36,8 @@ class PredictorSettings(ServiceSettings):
         0,
         ge=0,
         le=1024,
-        description="Images that are decoded and inferred at once. 0: one for each core this process may use.",
-    )
-    worker_kind: Literal["auto", "process", "thread"] = Field(
-        "auto",
-        description="Where that is done. Processes do not wait for one another's interpreter; threads take less "
-        "memory. `auto`: threads for one worker and for `tensorflow`, else processes.",
+        description="Processes, each of which decodes and infers one image at a time; for `tensorflow` they decode. "
+        "0: one for each core this process may use.",
     )
     max_batch: int = Field(
         8,
@@ -57,5 +53,17 @@ class PredictorSettings(ServiceSettings):
     max_image_pixels: int = Field(
         50_000_000,
         ge=1,
-        description="Most pixels of an image, read from its header before decoding, for which 50 million take 400 MB.",
+        description="Most pixels of an image, read from its header before decoding.",
+    )
+    max_image_cpu_seconds: float = Field(
+        10,
+        gt=0,
+        description="Most processor time to decode one image, seconds; more is refused with 400. A phone's picture of "
+        "50 million pixels takes 1.",
+    )
+    max_image_memory_bytes: int = Field(
+        512 * MIB,
+        ge=16 * MIB,
+        description="Most memory to decode one image, bytes; more is refused with 400. A phone's picture of 50 million "
+        "pixels takes 150 MiB, a PNG with transparency 400 MiB, a WebP 770 MiB. Each worker may take as much at once.",
     )

@@ -11,13 +11,15 @@ from numpy.typing import NDArray
 
 from model_server.bundle import Accuracy
 from model_server.classifier import Classifier
-from model_server.errors import ExportError, InvalidInput, shown
-from model_server.exporter.pictures import Labelled, LabelledPictures
+from model_server.errors import ExportError, shown
+from model_server.exporter.pictures import Labelled, LabelledPictures, decoded
 from model_server.exporter.progress import Progress
 from model_server.runtimes import Session
 
 Confusion = NDArray[np.int64]
 """Counts [classes, classes]; row: true class, column: predicted."""
+
+Decoded = tuple[Labelled, NDArray[np.uint8]]
 
 PICTURES_A_TURN = 32
 MOST_CLASSES_SHOWN = 100
@@ -37,13 +39,13 @@ def confusion_of(
     done = 0
     sessions = [classifier.session() for _ in range(threads)]
     with ThreadPoolExecutor(threads) as pool:
-        for turn in _turns(pictures, threads * PICTURES_A_TURN):
+        for turn in _turns(decoded(pictures, classifier.bundle.manifest.input), threads * PICTURES_A_TURN):
             shares = [share for share in (turn[start::threads] for start in range(threads)) if share]
             used = sessions[: len(shares)]
             for share, predicted in zip(
                 shares, pool.map(_predict, [classifier] * len(used), used, shares), strict=True
             ):
-                for picture, column in zip(share, predicted, strict=True):
+                for (picture, _), column in zip(share, predicted, strict=True):
                     matrix[number[picture.label], column] += 1
             done += len(turn)
             progress(what, done, len(pictures))
@@ -78,18 +80,13 @@ def _numbers(labels: Sequence[str], pictures: LabelledPictures) -> dict[str, int
     return numbers
 
 
-def _predict(classifier: Classifier, infer: Session, pictures: Sequence[Labelled]) -> list[int]:
-    prepared = []
-    for picture in pictures:
-        try:
-            prepared.append(classifier.prepare(picture.data))
-        except InvalidInput as error:
-            raise ExportError(f"{picture.name}: {error}") from None
-    best: list[int] = infer(np.stack(prepared)).argmax(axis=1).tolist()
+def _predict(classifier: Classifier, infer: Session, pictures: Sequence[Decoded]) -> list[int]:
+    inputs = classifier.scaled(np.stack([pixels for _, pixels in pictures]))
+    best: list[int] = infer(inputs).argmax(axis=1).tolist()
     return best
 
 
-def _turns(pictures: Iterable[Labelled], size: int) -> Iterator[list[Labelled]]:
+def _turns(pictures: Iterable[Decoded], size: int) -> Iterator[list[Decoded]]:
     remaining = iter(pictures)
     while turn := list(islice(remaining, size)):
         yield turn

@@ -12,10 +12,10 @@ from pydantic import ValidationError
 
 from model_server import bundle as bundles
 from model_server import classifier as classifiers
-from model_server import image, runtimes
+from model_server import runtimes
 from model_server.bundle import Bundle, GoldenImage, InputSpec, Manifest
 from model_server.classifier import Classifier
-from model_server.errors import ExportError, InvalidInput, shown
+from model_server.errors import ExportError, shown
 from model_server.exporter import accuracy, golden, parity, pictures
 from model_server.exporter.accuracy import Confusion, confusion_of
 from model_server.exporter.convert import Quantization, artifact_input, to_tflite
@@ -152,13 +152,8 @@ def _calibration(options: Options, spec: InputSpec) -> list[tuple[str, Pixels]]:
         return []
     names = pictures.list_names(options.calibration)
     chosen = names[:: -(-len(names) // MOST_CALIBRATION_PICTURES)]
-    decoded = []
-    for name, data in zip(chosen, pictures.read(options.calibration, chosen), strict=True):
-        try:
-            decoded.append((name, image.decode(data, spec, OWN_FILES)))
-        except InvalidInput as error:
-            raise ExportError(f"{options.calibration}: {name}: {error}") from None
-    return decoded
+    unlabelled = LabelledPictures(options.calibration, [(name, "") for name in chosen])
+    return [(picture.name, pixels) for picture, pixels in pictures.decoded(unlabelled, spec)]
 
 
 def _artifact(

@@ -8,11 +8,17 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from model_server import image
-from model_server.errors import ExportError
+import numpy as np
+from numpy.typing import NDArray
+
+from model_server import image, runtimes
+from model_server.bundle import InputSpec
+from model_server.decoding.decoders import Decoders
+from model_server.decoding.messages import Decoding
+from model_server.errors import ExportError, ModelServerError
 from model_server.schema import IMAGE_SUFFIXES
 
-OWN_FILES = image.Limits(max_bytes=1 << 30, max_pixels=1 << 28)
+OWN_FILES = image.Limits(max_bytes=1 << 30, max_pixels=1 << 28, cpu_seconds=60, memory_bytes=3 << 30)
 """Limits on what is read from the caller's own disk: high, yet short of filling the memory."""
 
 
@@ -84,6 +90,20 @@ def by_folder(source: Path) -> LabelledPictures:
     if loose:
         raise ExportError(f"{source}: {loose[0]} lies in no class's folder; pictures are expected as <class>/<file>.")
     return LabelledPictures(source, entries)
+
+
+def decoded(pictures: Iterable[Labelled], spec: InputSpec) -> Iterator[tuple[Labelled, NDArray[np.uint8]]]:
+    """Yield each picture and its pixels uint8 [height, width, 3], decoded as the server will, in worker processes.
+
+    Raises ExportError that names a picture which cannot be decoded, or costs more than OWN_FILES allow.
+    """
+    with Decoders(Decoding(spec, OWN_FILES), runtimes.cores()) as decoders:
+        for picture, result in decoders.each(pictures, lambda picture: picture.data):
+            if isinstance(result, ModelServerError):
+                raise ExportError(f"{picture.name}: {result}")
+            if isinstance(result, BaseException):
+                raise result
+            yield picture, result
 
 
 def is_tar(source: Path) -> bool:

@@ -33,7 +33,9 @@ DECODE_SECONDS = Histogram(
 INFERENCE_SECONDS = Histogram(
     "model_server_predictor_inference_seconds", "One inference, whatever its batch size.", buckets=_SECONDS
 )
-WORKERS = Gauge("model_server_predictor_workers", "Threads or processes that decode and infer, ready for work.")
-WORKER_RESTARTS = Counter("model_server_predictor_worker_restarts", "Worker processes replaced because they died.")
+WORKERS = Gauge("model_server_predictor_workers", "Worker processes that are ready for work.")
+WORKER_RESTARTS = Counter(
+    "model_server_predictor_worker_restarts", "Worker processes that ended at work and were replaced."
+)
 MODEL = Info("model_server_predictor_model", "The model that is served: name, version, runtime.")
 READY = Gauge("model_server_predictor_ready", "1 while the golden check is passed and a worker lives, else 0.")

@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_server import classifier as classifiers
-from model_server.classifier import Picture
+from model_server.classifier import Picture, ServedModel
 from model_server.config import PredictorSettings
 from model_server.errors import InvalidInput, ModelServerError, NotFound, NotReady, Overloaded, PayloadTooLarge, shown
 from model_server.predictor import metrics
-from model_server.predictor.workers import ServedModel, Workers
+from model_server.predictor.workers import Workers
 from model_server.schema import LOADING
 
 logger = logging.getLogger(__name__)
@@ -112,12 +112,18 @@ class PredictorService:
 
 
 async def _all(futures: list[asyncio.Future[Any]], where: str) -> list[Any]:
+    """Return their results; where one fails, or the caller is gone, the others are not worked on any more."""
     if len(futures) == 1 and not where:
         return [await futures[0]]
-    results = await asyncio.gather(*futures, return_exceptions=True)
-    for place, result in enumerate(results):
-        if isinstance(result, InvalidInput | PayloadTooLarge) and where:
-            raise type(result)(f"{where}[{place}]: {result}")
-        if isinstance(result, BaseException):
-            raise result
-    return results
+    try:
+        return await asyncio.gather(*futures)
+    except (InvalidInput, PayloadTooLarge) as error:
+        place = next(place for place, future in enumerate(futures) if _error_of(future) is error)
+        raise type(error)(f"{where}[{place}]: {error}") from None
+    finally:
+        for future in futures:
+            future.cancel()
+
+
+def _error_of(future: asyncio.Future[Any]) -> BaseException | None:
+    return future.exception() if future.done() and not future.cancelled() else None

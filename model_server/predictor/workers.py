@@ -1,33 +1,22 @@
-"""Where pictures are decoded and inferred: in processes of their own, or in threads of the server's process."""
+"""How pictures become probabilities: decoded in worker processes, and inferred there or in batches in this one."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from model_server import classifier as classifiers
 from model_server import runtimes
-from model_server.bundle import Bundle
-from model_server.config import PredictorSettings, RuntimeName
+from model_server.classifier import ServedModel
+from model_server.config import PredictorSettings
+from model_server.decoding.messages import Classifying, Outcome
+from model_server.decoding.pool import Observer, Pool
 from model_server.errors import BundleError
+from model_server.predictor import metrics
 
 Stage = Callable[[Sequence[Any]], list[asyncio.Future[Any]]]
 """Takes items, returns a future for each, in order: cancelled ones are skipped."""
-
-
-@dataclass(frozen=True, slots=True)
-class ServedModel:
-    """What the protocols need to know of a model that is in memory, be it in this process or in others."""
-
-    bundle: Bundle
-    runtime: RuntimeName
-
-    @property
-    def labels(self) -> list[str]:
-        """Its classes, in the order of the scores."""
-        return self.bundle.labels
 
 
 class Workers(Protocol):
@@ -52,27 +41,72 @@ class Workers(Protocol):
         """Finish what waits and end."""
 
 
+class Measured(Observer):
+    """Counts a pool's work among the predictor's metrics."""
+
+    def finished(self, outcome: Outcome) -> None:
+        """Observe the time of decoding, and of an inference."""
+        metrics.DECODE_SECONDS.observe(outcome.decode_seconds)
+        if outcome.inference_seconds:
+            metrics.BATCH_SIZE.observe(1)
+            metrics.INFERENCE_SECONDS.observe(outcome.inference_seconds)
+
+    def replaced(self) -> None:
+        """Count it."""
+        metrics.WORKER_RESTARTS.inc()
+
+
+class SingleWorkers:
+    """Worker processes that infer the picture they have decoded; they are on their way once this is made."""
+
+    def __init__(self, settings: PredictorSettings, count: int) -> None:
+        self._pool = Pool(count, Measured())
+        self._pool.begin(Classifying(settings))
+
+    @property
+    def waiting(self) -> int:
+        """Pictures that no process has begun."""
+        return self._pool.waiting
+
+    @property
+    def alive(self) -> int:
+        """Processes that can take a picture."""
+        return self._pool.alive
+
+    @property
+    def stages(self) -> Sequence[Stage]:
+        """Decoding and inference in one."""
+        return [self._pool.submit]
+
+    async def start(self) -> ServedModel:
+        """Wait until each process has loaded and checked the model; raises BundleError."""
+        model = await self._pool.start()
+        assert model is not None  # noqa: S101 - what Classifying asks for
+        return model
+
+    async def close(self) -> None:
+        """Finish what waits, then end the processes."""
+        await self._pool.close()
+
+
 def prepare(settings: PredictorSettings) -> Workers:
-    """Choose the workers by ``settings``; processes are started at once and load while the caller goes on.
+    """Choose the workers by ``settings``; their processes are started at once and load while the caller goes on.
 
     Outside of a running loop.
     """
     count = settings.workers or runtimes.cores()
-    if _kind(settings, count) == "process":
-        from model_server.predictor.process_workers import ProcessWorkers
+    if _batches(settings):
+        from model_server.predictor.batching_workers import BatchingWorkers
 
-        return ProcessWorkers(settings, count)
-    from model_server.predictor.thread_workers import ThreadWorkers
-
-    return ThreadWorkers(settings, count)
+        return BatchingWorkers(settings, count)
+    return SingleWorkers(settings, count)
 
 
-def _kind(settings: PredictorSettings, count: int) -> str:
-    """Threads for a runtime that batches, which uses all cores by itself, and where a process would be alone."""
-    if settings.worker_kind != "auto":
-        return settings.worker_kind
+def _batches(settings: PredictorSettings) -> bool:
     try:
-        runtime = classifiers.runtime_of(settings.model_dir or classifiers.DEFAULT_MODEL, settings.runtime)
+        return (
+            classifiers.runtime_of(settings.model_dir or classifiers.DEFAULT_MODEL, settings.runtime)
+            in runtimes.BATCHING
+        )
     except BundleError:  # loading says it better
-        return "thread"
-    return "thread" if count == 1 or runtime in runtimes.BATCHING else "process"
+        return False

@@ -9,10 +9,9 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
-from model_server import image
 from model_server.bundle import InputSpec
-from model_server.errors import ExportError, InvalidInput, shown
-from model_server.exporter.pictures import OWN_FILES, LabelledPictures, list_names
+from model_server.errors import ExportError, shown
+from model_server.exporter.pictures import LabelledPictures, decoded, list_names
 from model_server.exporter.progress import Progress
 
 SPLITS = ("train", "test")
@@ -62,11 +61,8 @@ def decode(pictures: LabelledPictures, labels: list[str], spec: InputSpec, progr
     number = {label: index for index, label in enumerate(labels)}
     images = np.empty((len(pictures), spec.height, spec.width, 3), np.uint8)
     classes = np.empty(len(pictures), np.int32)
-    for row, picture in enumerate(pictures):
-        try:
-            images[row] = image.decode(picture.data, spec, OWN_FILES)
-        except InvalidInput as error:
-            raise ExportError(f"{picture.name}: {error}") from None
+    for row, (picture, pixels) in enumerate(decoded(pictures, spec)):
+        images[row] = pixels
         classes[row] = number[picture.label]
         progress("Decoding", row + 1, len(pictures))
     return Split(images, classes)

@@ -11,30 +11,61 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-import numpy as np
 from numpy.typing import NDArray
 
-from model_server.bundle import Bundle
-from model_server.config import RuntimeName
+from model_server import classifier as classifiers
+from model_server.bundle import InputSpec
+from model_server.classifier import ServedModel
+from model_server.config import PredictorSettings
+from model_server.image import Limits
 
+WORN_OUT = 3
+"""Exit status of a worker that has begun no further picture, for it would have too little memory for it."""
 _LENGTH = struct.Struct(">I")
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
-    """The worker's first message where its model passed the golden check; a BundleError where not."""
+class Decoding:
+    """The first message to a worker that makes pictures into pixels uint8 [height, width, 3] for ``spec``."""
 
-    bundle: Bundle
-    runtime: RuntimeName
+    spec: InputSpec
+    limits: Limits
+
+
+@dataclass(frozen=True, slots=True)
+class Classifying:
+    """The first message to a worker that makes pictures into probabilities float32 [classes]."""
+
+    settings: PredictorSettings
+
+    @property
+    def limits(self) -> Limits:
+        """What one picture may be and cost."""
+        return classifiers.limits_of(self.settings)
+
+
+Task = Decoding | Classifying
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The worker's first message, with the model where it has one; a BundleError where the model failed its check."""
+
+    model: ServedModel | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The worker's reply to a picture: its probabilities float32 [classes] or what was wrong, and seconds."""
+    """The worker's reply to a picture: what was made of it or what was wrong, and seconds."""
 
-    result: NDArray[np.float32] | Exception
+    result: NDArray[Any] | Exception
     decode_seconds: float
     inference_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """The worker's reply to a picture that was taken back before it began."""
 
 
 def frame(message: object) -> bytes:
