@@ -172,7 +172,17 @@ def test_an_integer_is_digits_within_its_bounds(text: str, least: int, most: int
 
 
 @pytest.mark.parametrize(
-    ("text", "number"), [("2.5", 2.5), ("99", 60), ("1e3", None), ("nan", None), ("9" * 999, None), ("٣", None)]
+    ("text", "number"),
+    [
+        ("2.5", 2.5),
+        ("99", 60),
+        ("1e1", 10),
+        ("1e999", 60),
+        ("1e-999", None),
+        ("nan", None),
+        ("9" * 999, None),
+        ("٣", None),
+    ],
 )
 def test_seconds_are_a_decimal_number_cut_to_the_most(text: str, number: float | None) -> None:
     assert numbers.bounded_number(text, 60) == number

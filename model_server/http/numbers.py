@@ -6,7 +6,7 @@ import re
 from datetime import date
 
 DIGITS = re.compile(r"[0-9]{1,19}")
-DECIMAL = re.compile(r"[0-9]{1,15}(\.[0-9]{1,15})?")
+DECIMAL = re.compile(r"[0-9]{1,15}(\.[0-9]{1,15})?([eE]\+?[0-9]{1,3})?")
 DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 FIRST_YEAR, LAST_YEAR = 1970, 9998
 
@@ -20,7 +20,7 @@ def bounded_integer(text: str, least: int, most: int) -> int | None:
 
 
 def bounded_number(text: str, most: float) -> float | None:
-    """Return a decimal number from 0, ``most`` where it is above that; None for any other text, such as 1e3."""
+    """Return a decimal number from 0, ``most`` where it is above that; None for any other text, such as nan."""
     return min(float(text), most) if DECIMAL.fullmatch(text) else None
 
 
