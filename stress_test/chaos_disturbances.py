@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import psutil
 import psycopg
 
+import chaos_strangers
 from chaos_load import Load
 from local_system import LocalSystem
 
@@ -32,6 +33,9 @@ SETTINGS = {
     "retry_most_seconds": 5,
     "dispatch_lease_seconds": 10,
     "workers": 2,
+    "max_image_cpu_seconds": 1,
+    "head_timeout_seconds": 3,
+    "unread_timeout_seconds": 3,
 }
 """Limits that a test reaches on a laptop."""
 
@@ -125,5 +129,8 @@ ALL = [
     Disturbance(f"stop the predictor for {STOPPED_SECONDS:g} s", _stop("predictor")),
     Disturbance(f"stop PostgreSQL for {STOPPED_SECONDS:g} s", _stop("postgres")),
     Disturbance(f"turn PostgreSQL read-only for {READ_ONLY_SECONDS:g} s", _make_read_only),
+    Disturbance("send slow heads", chaos_strangers.send_slow_heads),
+    Disturbance("leave replies unread", chaos_strangers.leave_replies_unread),
+    Disturbance("send pictures that cost too much", chaos_strangers.send_bombs),
     Disturbance("fill the queues", _fill),
 ]

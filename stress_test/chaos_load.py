@@ -106,6 +106,19 @@ class Load:
         self._ledger.note(kind, reply.status, reply.headers, content, allowed)
         return reply.status, reply.headers.get("Location", "")
 
+    async def send_picture(self, kind: str, content: bytes, allowed: set[int]) -> None:
+        """Send one picture to be classified at once."""
+        await self.send(kind, self._predict, content, {"Content-Type": "image/jpeg"}, allowed)
+
+    async def submit_outside(self, content: bytes) -> str:
+        """Submit a picture until it is accepted, outside of the load's own; return its id. It may end in any way."""
+        headers = {"Content-Type": "image/jpeg", "Prefer": "respond-async", "Idempotency-Key": str(uuid.uuid4())}
+        while True:
+            reply = await self.send("submitted by a stranger", self._predict, content, headers, {202})
+            if reply and reply[0] == 202:
+                return reply[1].rpartition("/")[2]
+            await asyncio.sleep(0.5)
+
     async def flood(self, requests: int) -> None:
         """Send so many good requests at once."""
         pictures = [self._picture() for _ in range(requests)]
