@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope
 
 from model_server.config import ServiceSettings
 from model_server.errors import Overloaded, PayloadTooLarge, RequestTimeout, UnsupportedMediaType, shown
+from model_server.http.numbers import bounded_integer
 
 JSON_TYPES = {
     "",
@@ -123,8 +125,7 @@ def check_room(scope: Scope, size: int) -> None:
 
 def check_announced(scope: Scope, limit: int) -> int:
     """Return ``Content-Length``, 0 where there is none; raises PayloadTooLarge where it is above the limit, bytes."""
-    given = header(scope, b"content-length")
-    announced = int(given) if given.isdigit() else 0
+    announced = bounded_integer(header(scope, b"content-length"), 0, sys.maxsize) or 0
     if announced > limit:
         raise PayloadTooLarge(f"The body has {announced:,} bytes; at most {limit:,} are allowed.")
     return announced

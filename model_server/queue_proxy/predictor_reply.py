@@ -21,7 +21,7 @@ FIRST_FINAL, LAST = 200, 599
 def check_status(status: int) -> int:
     """Return a status that ends a reply; raises BadGateway for any other, which nobody could be told."""
     if not FIRST_FINAL <= status <= LAST:
-        raise BadGateway("The predictor answered with a status that HTTP does not have.")
+        raise BadGateway("The server behind this one answered with a status that HTTP does not have.")
     return status
 
 

@@ -14,6 +14,7 @@ from model_server.http import body
 from model_server.http.client_address import FORWARDED_FOR, client_address
 from model_server.queue_proxy.end_to_end import as_text, end_to_end
 from model_server.queue_proxy.passthrough import BODILESS
+from model_server.queue_proxy.predictor_reply import check_status
 from model_server.schema import REQUEST_ID_HEADER
 
 SIDECAR_PATHS = ("/login", "/user", "/user/{rest:path}", "/feedback", "/feedback/{rest:path}")
@@ -75,10 +76,10 @@ class Sidecar:
 
 async def _relay(response: ClientResponse, send: Send) -> None:
     """Pass a reply on as it arrives: an export may be larger than what fits into memory."""
-    fields = end_to_end(response.raw_headers)
+    fields, status = end_to_end(response.raw_headers), check_status(response.status)
     if response.content_length is not None:
         fields.append((b"content-length", str(response.content_length).encode()))
-    await send({"type": "http.response.start", "status": response.status, "headers": fields})
+    await send({"type": "http.response.start", "status": status, "headers": fields})
     async for part in response.content.iter_any():
         await send({"type": "http.response.body", "body": part, "more_body": True})
     await send({"type": "http.response.body", "body": b""})
