@@ -33,15 +33,15 @@ def chunked(content: bytes, *trailers: str) -> bytes:
 
 
 def read_reply(connection: socket.socket) -> tuple[int, dict[str, str], bytes]:
-    """Return status, fields, names in lower case, and content of the next reply."""
-    received = b""
-    while CRLF * 2 not in received:
-        received += _more(connection)
-    lines, _, content = received.partition(CRLF * 2)
+    """Return status, fields, names in lower case, and content of the next reply, and read no further."""
+    lines = b""
+    while not lines.endswith(CRLF * 2):
+        lines += _some(connection, 1)
     first, *others = lines.decode("latin-1").split("\r\n")
     fields = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in others)}
+    content = b""
     while len(content) < int(fields["content-length"]):
-        content += _more(connection)
+        content += _some(connection, int(fields["content-length"]) - len(content))
     return int(first.split()[1]), fields, content
 
 
@@ -65,7 +65,7 @@ def seconds_until_closed(connection: socket.socket) -> float:
     return time.monotonic() - begun
 
 
-def _more(connection: socket.socket) -> bytes:
-    part = connection.recv(65536)
+def _some(connection: socket.socket, most: int) -> bytes:
+    part = connection.recv(most)
     assert part, "the connection was closed before the reply was complete"
     return part

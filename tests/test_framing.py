@@ -60,17 +60,17 @@ class Front:
 
     def innocent(self, number: int) -> bool:
         """Whether another caller's request is answered, in time and with their own answer."""
-        if self.model is None:
-            reply = httpx.get(f"{self.url}/feedback/number-{number}/image", timeout=PATIENCE)
-            own = f"'number-{number}'" in reply.json()["error"]
-            return reply.status_code == 404 and own
-        document = {"instances": [{"b64": b64(PHOTO)}], "parameters": {"top_k": 1 + number % 9}}
-        headers = {"Cache-Control": "no-cache"}
-        reply = httpx.post(
-            f"{self.url}/v1/models/{self.model}:predict", json=document, headers=headers, timeout=PATIENCE
-        )
-        own = len(reply.json()["predictions"][0]["top"]) == 1 + number % 9
-        return reply.status_code == 200 and own
+        with connected(self.url, PATIENCE) as connection:
+            if self.model is None:
+                connection.sendall(head("GET", f"/feedback/number-{number}/image"))
+                status, _, content = read_reply(connection)
+                return status == 404 and f"'number-{number}'".encode() in content
+            top = 1 + number % 9
+            document = json.dumps({"instances": [{"b64": b64(PHOTO)}], "parameters": {"top_k": top}}).encode()
+            fields = [JSON, f"Content-Length: {len(document)}", "Cache-Control: no-cache"]
+            connection.sendall(head("POST", self.reads, *fields) + document)
+            status, _, content = read_reply(connection)
+            return status == 200 and len(json.loads(content)["predictions"][0]["top"]) == top
 
 
 @pytest.fixture(scope="module", params=["predictor", "queue-proxy", "feedback"])

@@ -160,7 +160,10 @@ def build_grpc_server(
     limit = settings.max_body_bytes
     server = grpc.aio.server(
         interceptors=(CallEnvelope(buffer),),
+        # Each may hold a message that does not end: what has not arrived whole is not counted in the buffer.
+        maximum_concurrent_rpcs=settings.queue_size,
         options=[
+            ("grpc.max_connection_idle_ms", int(settings.idle_timeout_seconds * 1000)),
             ("grpc.max_receive_message_length", limit),
             ("grpc.max_send_message_length", limit),
             ("grpc.so_reuseport", 0),
