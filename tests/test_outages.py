@@ -30,12 +30,14 @@ from model_server.background import Background
 from model_server.config import LogSettings
 from model_server.errors import DatabaseError
 from model_server.store.database import Database
+from model_server.store.identifiers import new_id
+from model_server.store.queue.postgres import PostgresQueue
 from model_server.telemetry import configure_logging
 from queue_server import ASYNC, IMAGE, MODEL, VERSION, StubPredictor, answers, photo, rows, running_proxy, slow
 
 # fmt: off
 AWAY = [
-    "08000", "08003", "08006", "08P01", "0A000", "25006", "25P03", "25P04", "26000", "28000", "28P01", "3D000",
+    "08000", "08003", "08006", "08P01", "0A000", "25006", "25P02", "25P03", "25P04", "26000", "28000", "28P01", "3D000",
     "3F000", "40000", "40001", "40P01", "42501", "42P01", "42703", "42P05", "53000", "53100", "53200", "53300",
     "53400", "55006", "55P03", "57000", "57014", "57P01", "57P02", "57P03", "57P04", "57P05", "58000", "58030",
     "58P01", "72000", "F0000", "XX000", "XX001", "XX002",
@@ -215,13 +217,20 @@ def test_each_sqlstate_is_somebodys_fault_on_every_way_to_the_database(database_
         async with database.pipeline() as driver:
             await driver.execute(statement.encode())
 
+    async def by_queue(database: Database, statement: str) -> None:
+        queue = PostgresQueue(database, 30)
+        async with database.pipeline() as driver:
+            await driver.execute(statement.encode())
+            await asyncio.sleep(0.01)  # it has been answered: PgQueuer is told of it
+            await queue.announce(driver, [(new_id(), 3)])
+
     async def by_listening(database: Database, statement: str) -> None:
         async with database.listening() as driver:
             await driver.execute(statement.encode())
 
     async def ask() -> dict[str, int]:
         database, found = Database(make_url(database_url).set(drivername="postgresql+psycopg"), 2), {}
-        for state, way in itertools.product(wanted, (by_transaction, by_pipeline, by_listening)):
+        for state, way in itertools.product(wanted, (by_transaction, by_pipeline, by_queue, by_listening)):
             raising = f"DO $$ BEGIN RAISE EXCEPTION '{SECRET}' USING ERRCODE = '{state}'; END $$"
             with pytest.raises(DatabaseError) as raised:
                 await way(database, raising)
@@ -257,7 +266,7 @@ def test_what_is_our_fault_is_500_and_in_the_log(system, state):
     assert_all_is_well(system, accepted)
 
 
-@pytest.mark.parametrize("state", ["22021", "23503"])
+@pytest.mark.parametrize("state", ["22021", "23505", "23503"])
 def test_what_is_the_callers_fault_is_4xx(system, state):
     accepted = accept_some(system)
     with failing(system.database_url, state):

@@ -8,14 +8,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import Enum
 
+from pgqueuer.domain.errors import PgqException
 from psycopg import DataError, Error, InterfaceError, OperationalError
 from sqlalchemy.exc import DBAPIError, PendingRollbackError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from model_server.errors import ChangedMeanwhile, DatabaseError, DatabaseRefused, DatabaseUnavailable, UnstorableValue
 
-DRIVER_ERRORS = (SQLAlchemyError, Error, UnicodeEncodeError)
-"""All that SQLAlchemy and psycopg raise; psycopg encodes text, and half a character has no encoding."""
+DRIVER_ERRORS = (SQLAlchemyError, PgqException, Error, UnicodeEncodeError)
+"""All that SQLAlchemy, PgQueuer and psycopg raise; psycopg encodes text, and half a character has no encoding."""
 
 
 class Kind(Enum):
@@ -41,6 +42,7 @@ KINDS: Mapping[str, Kind] = {
     "23505": Kind.CONFLICT,  # somebody else was first
     "23P01": Kind.CONFLICT,
     "25006": Kind.READ_ONLY,  # a standby, a failover, a provider that guards a full disk
+    "25P02": Kind.AWAY,  # what follows a failure that a library has kept to itself
     "25P03": Kind.AWAY,  # we were too slow, and the transaction was ended
     "25P04": Kind.AWAY,
     "26000": Kind.AWAY,  # a pooler gave us another server's session, without our prepared statement
@@ -127,5 +129,8 @@ def described(error: Exception) -> str:
 
 
 def _driver_error(error: BaseException) -> BaseException:
+    """Return what the driver said; SQLAlchemy and PgQueuer raise errors of their own for some of it."""
+    if isinstance(error, PgqException) and error.__cause__:
+        return _driver_error(error.__cause__)
     origin = error.orig if isinstance(error, DBAPIError) else None
     return origin or error
