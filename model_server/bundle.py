@@ -21,6 +21,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from model_server.config import MODEL_NAME_PATTERN, InputDtype, RuntimeName
 from model_server.errors import BundleError, shown
+from model_server.printable import printable
 
 MANIFEST = "model.json"
 LABELS = "labels.txt"
@@ -148,7 +149,7 @@ def read_manifest(path: Path) -> Manifest:
         return Manifest.model_validate_json(read_file(path, MANIFEST, MOST_TEXT))
     except ValidationError as error:
         first = error.errors()[0]
-        where = shown(".".join(str(part) for part in first["loc"])) if first["loc"] else ""
+        where = printable(".".join(str(part) for part in first["loc"]))[:LONGEST_NAME]
         raise BundleError(f"{path / MANIFEST}: {where or 'the document'}: {first['msg']}.") from None
 
 

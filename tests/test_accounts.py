@@ -142,8 +142,9 @@ def test_open_mode_without_a_token_asks_the_database_nothing(opened: Accounts) -
         return int(rows(opened.proxy.database_url, query)[0][0])
 
     before = transactions()
-    for _ in range(200):
-        assert httpx.post(opened.url + PREDICT, content=photo(), headers=IMAGE).status_code == 200
+    with httpx.Client() as client:
+        for _ in range(200):
+            assert client.post(opened.url + PREDICT, content=photo(), headers=IMAGE).status_code == 200
     assert transactions() - before < 50
 
 

@@ -271,9 +271,6 @@ HOSTILE = "cat\x1b]0;owned\x07\x1b[2J\u2028\u202e\x9b\x7f"
 @pytest.mark.parametrize("style", [(), ("--json",)])
 @pytest.mark.parametrize("check", [(), ("--no-check",)])
 def test_inspect_shows_no_terminal_what_a_bundle_says_to_it(bundle, style, check):
-    labels = (bundle / "labels.txt").read_text().splitlines()
-    (bundle / "labels.txt").write_text("\n".join(f"{HOSTILE[:-20]}\x1b[2J{label}" for label in labels) + "\n")
-
     def spoil(manifest: dict) -> None:
         manifest |= {"trained_on": f"{HOSTILE}\nlicence     mine", "licence": HOSTILE, "golden": []}
         manifest["accuracy"]["per_class"] = dict.fromkeys([HOSTILE, f"{HOSTILE}\n"], 0.5)

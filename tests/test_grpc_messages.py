@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import grpc
 import pytest
-from kserve.protocol.grpc import grpc_predict_v2_pb2 as messages
+from tritonclient.grpc import service_pb2 as messages
 
 from conftest import Server
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from conftest import Server
+from model_server.errors import InvalidInput
 from model_server.printable import json_line, printable, printable_json
 from model_server.telemetry import JSONFormatter, TextFormatter
 from model_server.up import announcement
@@ -73,7 +74,7 @@ def test_a_field_of_the_text_format_cannot_be_taken_for_two(value: str) -> None:
 
 
 def test_a_forged_line_in_the_text_of_an_exception_is_indented() -> None:
-    error = ValueError(f"bad\n{FORGED}\r\n{FORGED}\x85{FORGED}")
+    error = InvalidInput(f"bad\n{FORGED}\r\n{FORGED}\x85{FORGED}")
     lines = TextFormatter().format(record("failed", error=error)).splitlines()
     assert [bool(LINE.match(line)) for line in lines] == [True] + [False] * (len(lines) - 1)
     assert sum(line.strip().startswith(FORGED) for line in lines) == 2, "a line feed in a stack is one"
@@ -98,7 +99,7 @@ def test_no_path_forges_a_line_of_a_running_service(server: Server, target: byte
         while connection.recv(65536):
             pass
     written = server.log.read_bytes()[before:].decode()
-    for line in written.removesuffix("\n").split("\n"):
+    for line in written.splitlines():
         assert is_clean(line)
         assert line.startswith("{")
         json.loads(line)

@@ -264,14 +264,14 @@ def test_position_and_queue_tell_what_waits(idle):
 
 
 def test_an_estimate_is_given_once_there_is_experience(tmp_path, database_url, stub):
-    stub.behave = slow(0.5)
+    stub.behave = slow(1)
     with running_proxy(tmp_path / "log", database_url, stub.url, dispatch_concurrency=1) as proxy:
         proxy.submit(Prefer="respond-async, wait=10")
-        several = [proxy.submit().json()["id"] for _ in range(6)]
+        several = [proxy.submit().json()["id"] for _ in range(8)]
         time.sleep(0.6)
         # Far enough apart that one which ends between the two looks changes nothing.
-        estimates = [proxy.prediction(one)["eta_seconds"] for one in (several[2], several[5])]
-        assert all(0.3 < estimate < 6 for estimate in estimates)
+        estimates = [proxy.prediction(one)["eta_seconds"] for one in (several[4], several[7])]
+        assert all(0.3 < estimate < 15 for estimate in estimates)
         assert estimates[0] < estimates[1]
 
 

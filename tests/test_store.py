@@ -16,6 +16,7 @@ import uvloop
 from sqlalchemy.engine import make_url
 
 from model_server.errors import DatabaseUnavailable, InvalidInput, SettingsError, Unprocessable
+from model_server.queue_proxy.contents import Contents
 from model_server.store import reads, retention, runs, submissions
 from model_server.store.database import Database
 from model_server.store.images import Images
@@ -352,7 +353,12 @@ def test_images_of_any_size_arrive(run):
             assert isinstance(accepted, Accepted)
         (again, *_) = await asyncio.wait_for(submissions.submit(database, queue(database), many), 20)
         assert isinstance(again, Accepted)
-        assert sorted(len(one.content or b"") for one in await claim(database)) == sorted([len(i) for i in images] * 2)
+        contents = Contents(database, Images(database, None))
+        sizes = []
+        for one in await claim(database):
+            async with contents.of(one) as content:
+                sizes.append(len(content))
+        assert sorted(sizes) == sorted([len(image) for image in images] * 2)
 
     run(work)
 

@@ -426,7 +426,7 @@ def test_wrong_class_and_a_missed_bound_fail_the_run(tmp_path: Path, server) -> 
     (tmp_path / "labels.tsv").write_text("disc.png\tbanana\n")
     (tmp_path / "disc.png").write_bytes((DEFAULT_BUNDLE / "golden" / "disc.png").read_bytes())
     weights = {f"STRESS_{name}_WEIGHT": "0" for name in ("PAGE", "V1_BASE64", "V2", "ASYNC", "FEEDBACK")}
-    options = ["--url", server.url, "--pictures", tmp_path, "--users", 1, "--seconds", 2, "--output", tmp_path / "out"]
+    options = ["--url", server.url, "--pictures", tmp_path, "--users", 1, "--seconds", 4, "--output", tmp_path / "out"]
     finished = run("stress.py", *options, **weights)
     assert finished.returncode == 1, finished.stdout + finished.stderr
     assert "V1 raw: 100.00% errors, allowed 0.00%." in finished.stdout

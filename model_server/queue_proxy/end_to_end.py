@@ -50,5 +50,12 @@ def is_well_formed(fields: Fields) -> bool:
 
 
 def as_text(fields: Fields) -> list[tuple[str, str]]:
-    """Return the fields as the HTTP client takes them, which sends text as UTF-8, and so as the same bytes."""
-    return [(name.decode("ascii"), value.decode("utf-8", "surrogateescape")) for name, value in fields]
+    """Return the fields as the HTTP client takes them; it sends text as UTF-8, so that such values stay as they are."""
+    return [(name.decode("ascii"), _text(value)) for name, value in fields]
+
+
+def _text(value: bytes) -> str:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
