@@ -40,11 +40,10 @@ class Duty:
 
     @property
     def failing_seconds(self) -> float | None:
-        """For how long it has been failing; None: it works."""
-        now = time.monotonic()
-        if self._failing_since is None or now - self._failed_at > PAST_SECONDS:
+        """From its first failure to its last; None: it works."""
+        if self._failing_since is None or time.monotonic() - self._failed_at > PAST_SECONDS:
             return None
-        return now - self._failing_since
+        return self._failed_at - self._failing_since
 
     async def repeat(self, work: Callable[[], Awaitable[object]], seconds: float, spread: float = 0) -> NoReturn:
         """Call ``work`` again and again, with pauses of ``seconds``, give or take the share ``spread``."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import re
 import resource
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -20,7 +22,7 @@ import pytest
 
 from accounts_server import running_feedback
 from conftest import StartServer, cloned_database, environment_with, free_port, wait_until_answers
-from queue_server import IMAGE, PHOTO, StubPredictor, answers, photo, prediction_reply, running_proxy, slow
+from queue_server import IMAGE, PHOTO, StubPredictor, answers, photo, prediction_reply, rows, running_proxy, slow
 from raw_http import all_statuses, connected, head, read_reply, seconds_until_closed
 
 MIB = 2**20
@@ -341,5 +343,63 @@ def test_large_queued_pictures_are_not_all_in_memory_at_once(tmp_path, database_
             while proxy.queue()["queued"] + proxy.queue()["running"]:
                 most = max(most, memory(proxy.process))
                 time.sleep(0.05)
-            assert most - before < 180
+            assert most - before < 180, f"{most - before:.0f} MiB"
             assert all(proxy.prediction(one)["status"] == "succeeded" for one in accepted)
+
+
+def test_a_caller_who_leaves_with_another_request_behind_is_noticed(tmp_path, database_url):
+    """Reading goes on behind a request that waits for the predictor, so that the end of the connection is seen."""
+    with (
+        StubPredictor(slow(30)) as stub,
+        running_proxy(tmp_path / "log", database_url, stub.url, sync_in_flight=2, sync_waiting=0) as proxy,
+    ):
+        for _ in range(2):
+            with connected(proxy.url) as connection:
+                content = photo()
+                fields = ["Content-Type: image/jpeg", f"Content-Length: {len(content)}"]
+                connection.sendall(head("POST", f"/v1/models/{proxy.model}:predict", *fields) + content)
+                time.sleep(0.3)
+                connection.sendall(head("GET", "/healthz"))
+        stub.behave = answers()
+        deadline = time.monotonic() + 10
+        while httpx.post(proxy.predict_url, content=photo(), headers=IMAGE, timeout=20).status_code == 503:
+            assert time.monotonic() < deadline, "who has left still holds a slot"
+            time.sleep(0.1)
+
+
+def test_a_reader_who_takes_some_now_and_then_gets_all(tmp_path, database_url):
+    picture = photo() + bytes(3 * MIB)
+    with (
+        StubPredictor(answers()) as stub,
+        running_proxy(tmp_path / "log", database_url, stub.url, unread_timeout_seconds=2) as proxy,
+        connected(proxy.url) as reader,
+    ):
+        identifier = proxy.submit(picture).json()["id"]
+        assert proxy.prediction(identifier, wait=20)["status"] == "succeeded"
+        reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        reader.sendall(head("GET", f"/v1/predictions/{identifier}/image"))
+        taken = 0
+        while taken < len(picture):
+            part = reader.recv(256 * 1024)
+            assert part, f"cut off after {taken:,} bytes"
+            taken += len(part)
+            time.sleep(0.1)
+
+
+def test_who_leaves_before_the_reply_has_submitted_all_the_same_and_pays_for_it(tmp_path, database_url):
+    with (
+        StubPredictor(answers()) as stub,
+        running_proxy(tmp_path / "log", database_url, stub.url, images_per_day=1000) as proxy,
+    ):
+        for delay in (0.0, 0.001, 0.002, 0.005) * 10:
+            with connected(proxy.url) as connection:
+                content = photo()
+                fields = ["Content-Type: image/jpeg", "Prefer: respond-async", f"Content-Length: {len(content)}"]
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                connection.sendall(head("POST", f"/v1/models/{proxy.model}:predict", *fields) + content)
+                time.sleep(delay)
+        time.sleep(1)
+        ((recorded,),) = rows(database_url, "SELECT count(*) FROM predictions")
+        reply = proxy.submit()
+        left = int(re.search(r'"images";r=(\d+)', reply.headers["RateLimit"])[1])
+        assert left == 1000 - recorded

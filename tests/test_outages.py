@@ -156,6 +156,7 @@ def running_system(postgres: str, stub: StubPredictor, folder: Path, **settings:
 
 
 def ask_all(system: System) -> dict[str, httpx.Response]:
+    time.sleep(0.6)  # the queue's state is kept for half a second
     with ThreadPoolExecutor(len(OTHERS)) as pool:
         return dict(zip(OTHERS, pool.map(lambda one: one.send(system), OTHERS.values()), strict=True))
 

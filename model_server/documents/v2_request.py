@@ -18,6 +18,7 @@ LARGEST_COUNT = 2**31 - 1
 MOST_SIDES, MOST_TENSORS = 8, 16
 TENSORS = f"a list of at most {MOST_TENSORS} objects"
 Count = Annotated[int, Field(ge=0, le=LARGEST_COUNT)]
+LONGEST_ID = 1024
 
 
 class TensorParameters(Document):
@@ -63,7 +64,7 @@ class RequestParameters(Document):
 class Request(Document):
     """The JSON of a request; ``id`` is sent back."""
 
-    id: str | None = Field(None, description="a string")
+    id: str | None = Field(None, max_length=LONGEST_ID, description="a string of at most 1,024 characters")
     model_name: str | None = Field(None, description="a string")
     model_version: str | None = Field(None, description="a string")
     parameters: RequestParameters | None = Field(None, description="an object")

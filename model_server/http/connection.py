@@ -24,6 +24,8 @@ MOST_HEAD_BYTES, MOST_FIELDS = 64 * 1024, 100
 """Of a request's line and header fields, its trailers counted in."""
 MOST_WAITING = 8
 """Requests that may wait behind one that is being answered, on the same connection."""
+MOST_WAITING_BYTES = 64 * 1024
+"""Of the body of such a request."""
 VERSIONS = frozenset({"1.0", "1.1"})
 UPGRADE_FIELDS = frozenset({b"upgrade", b"http2-settings"})
 TOO_LARGE = f"The header fields have more than {MOST_HEAD_BYTES:,} bytes, or are more than {MOST_FIELDS}."
@@ -41,6 +43,8 @@ class Exchange(RequestResponseCycle):
     is_last = False
     """Whether the connection ends with this reply."""
     task: asyncio.Task[None]
+    sent = 0
+    """Bytes of the reply's content that were given to the connection."""
 
     async def send(self, message: Message) -> None:  # type: ignore[override]
         """Send a part of the reply; return once the reader has taken most of it, so that who counts it can."""
@@ -51,6 +55,7 @@ class Exchange(RequestResponseCycle):
         elif not message.get("more_body"):
             self.is_last = self.is_last or not self.keep_alive
             self.keep_alive = True
+        self.sent += len(message.get("body", b""))
         await super().send(message)  # type: ignore[arg-type]
         if self.flow.write_paused and not self.disconnected:
             await self.flow.drain()
@@ -82,9 +87,10 @@ class Connection(HttpToolsProtocol):
         config: Config,
         server_state: ServerState,
         app_state: dict[str, Any],
-        _loop: asyncio.AbstractEventLoop | None = None,
+        client: tuple[str, int],
     ) -> None:
-        super().__init__(config, server_state, app_state, _loop)
+        super().__init__(config, server_state, app_state)
+        self._client = client
         self.parser = httptools.HttpRequestParser(self)
         self._known = connections
         self._answering: Exchange | None = None
@@ -93,10 +99,17 @@ class Connection(HttpToolsProtocol):
         self._silent_bytes = 0
         self._has_upgrade = False
         self._is_over = False
+        self._sent_before = 0
+
+    @property
+    def sent(self) -> int:
+        """Bytes of content that were given to the transport so far, all replies together."""
+        return self._sent_before + (self._answering.sent if self._answering else 0)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for a request."""
         super().connection_made(transport)
+        self.client = self._client  # of a connection that was reset the transport knows none
         self._known.opened(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -165,7 +178,7 @@ class Connection(HttpToolsProtocol):
         if not self._in_head:
             return
         name = name.lower()
-        if name == b"expect" and value.lower() == b"100-continue":
+        if name == b"expect" and value.lower() == b"100-continue" and self.parser.get_http_version() == "1.1":
             self.expect_100_continue = True
         self.headers.append((name, value))
 
@@ -218,12 +231,11 @@ class Connection(HttpToolsProtocol):
         self.cycle = exchange
         if self._unfinished() is None:
             self._begin(exchange)
-        else:
-            self.flow.pause_reading()
+        else:  # reading goes on: the caller may leave meanwhile
             self.pipeline.appendleft((exchange, self.app))
 
     def _begin(self, exchange: Exchange) -> None:
-        self._answering = exchange
+        self._sent_before, self._answering = self.sent, exchange
         exchange.task = self.loop.create_task(exchange.answer(self.app))
         self.tasks.add(exchange.task)
         exchange.task.add_done_callback(self.tasks.discard)
@@ -231,6 +243,8 @@ class Connection(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         """Take a part of the body."""
         self._silent_bytes = 0
+        if self.pipeline and len(self.cycle.body) + len(body) > MOST_WAITING_BYTES:
+            raise httptools.HttpParserError
         super().on_body(body)
 
     def on_message_complete(self) -> None:

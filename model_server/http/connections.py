@@ -22,6 +22,10 @@ class Peer(Protocol):
 
     transport: asyncio.Transport
 
+    @property
+    def sent(self) -> int:
+        """Bytes that were given to the transport so far."""
+
     def time_out(self) -> None:
         """Refuse a head that came too slowly, and end."""
 
@@ -34,7 +38,7 @@ class _Lingering:
 
 @dataclass(slots=True)
 class _Unread:
-    size: int
+    taken: int
     since: float
 
 
@@ -61,8 +65,8 @@ class Connections:
         self.idle(peer)
 
     def make_room(self) -> bool:
-        """Close the connection that has been idle longest, or in a head; return whether there was one."""
-        oldest = next(iter(self._idle), None) or next(iter(self._in_head), None)
+        """Close one that has been answered, or else idle or in a head for longest; return whether there was one."""
+        oldest = next((peer for known in (self._lingering, self._idle, self._in_head) for peer in known), None)
         if oldest is not None:
             self._abort(oldest)
         return oldest is not None
@@ -115,15 +119,15 @@ class Connections:
             self._abort(peer)
 
     def _has_stalled(self, peer: Peer, now: float) -> bool:
-        """Whether a reader has taken nothing of what waits for it since it was first seen to wait."""
+        """Whether a reader has taken nothing for too long of what waits for it."""
         size = peer.transport.get_write_buffer_size()
         if not size:
             self._unread.pop(peer, None)
             return False
-        unread = self._unread.setdefault(peer, _Unread(size, now))
-        if size < unread.size:
-            unread.since = now
-        unread.size = size
+        taken = peer.sent - size
+        unread = self._unread.setdefault(peer, _Unread(taken, now))
+        if taken != unread.taken:
+            unread.taken, unread.since = taken, now
         return now - unread.since > self._settings.unread_timeout_seconds
 
     def _abort(self, peer: Peer) -> None:

@@ -30,6 +30,7 @@ REPLY_STARTED = "model_server.reply_started"
 LOG_FIELDS = "model_server.log_fields"
 """In the scope: a dictionary of what a route adds to the access line."""
 UNEXPECTED = "The server failed to answer; its log has the reason under this X-Request-Id."
+LONGEST_PATH = 256
 QUIET_PATHS = ("/metrics", "/v2/health/live", "/v2/health/ready", "/", "/healthz", "/readyz")
 
 
@@ -133,4 +134,4 @@ def _log_access(scope: Scope, status: int, seconds: float) -> None:
         }
         # As it was sent: a path that is decoded may hold spaces, and look like further fields.
         sent = scope.get("raw_path") or path.encode()
-        logger.log(level, "%s %s", scope["method"], sent.decode("latin-1"), extra=fields)
+        logger.log(level, "%s %s", scope["method"], sent[:LONGEST_PATH].decode("latin-1"), extra=fields)

@@ -21,6 +21,8 @@ MOST_LOOKED_AT = 10_000
 MOST_REPLY_VALUES = 10_000_000
 FEW = 16
 CONTAINERS = (list, dict)
+CONTAINER_VALUES = 3
+"""Each list or object counts as so many values: a pixel is one of three numbers."""
 
 Refusal = type[ModelServerError]
 
@@ -63,8 +65,8 @@ def parse_reply(body: bytes) -> dict[str, Any] | None:
 
 
 def _most_of_one_kind(body: bytes) -> int:
-    """Return the elements that follow another, or the lists and objects: each takes memory of its own."""
-    return max(body.count(b","), body.count(b"]") + body.count(b"}"))
+    """Return the elements that follow another, or the lists and objects, which take as much work as several numbers."""
+    return max(body.count(b","), CONTAINER_VALUES * (body.count(b"]") + body.count(b"}")))
 
 
 def _count_keys(document: Any, refusal: Refusal, *, thorough: bool) -> int:

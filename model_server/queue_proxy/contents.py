@@ -11,7 +11,7 @@ from model_server.store.database import Database
 from model_server.store.images import Images
 from model_server.store.runs import Claimed
 
-LARGE_AT_ONCE = 4
+LARGE_AT_ONCE = 3
 
 
 class Contents:

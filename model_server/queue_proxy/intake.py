@@ -20,6 +20,8 @@ from model_server.http.base64_text import encode_base64
 
 MULTIPART = "multipart/form-data"
 FILE_FIELD = "file"
+LONGEST_FORM_TYPE = 256
+"""Characters: a boundary has at most 70 (RFC 2046, section 5.1.1), and reading the field takes the square of them."""
 SIGNATURES = (
     (b"\xff\xd8\xff", "image/jpeg"),
     (b"\x89PNG\r\n\x1a\n", "image/png"),
@@ -123,6 +125,8 @@ def _media_type(data: bytes) -> str | None:
 
 async def uploaded(scope: Scope, data: bytes, field: str) -> tuple[dict[str, str], bytes]:
     """Return the texts of a form and the content of the one file in it; raises InvalidInput where there is none."""
+    if len(body.header(scope, b"content-type")) > LONGEST_FORM_TYPE:
+        raise InvalidInput("The form cannot be read: its content type is too long.")
 
     async def stream() -> Any:
         yield data

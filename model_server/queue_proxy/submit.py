@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import re
 from collections.abc import Awaitable, Callable, Sequence
@@ -98,6 +99,14 @@ class SubmitRoute:
         Return ``Cache-Status`` and the prediction's row.
         """
         submission = await self._kept_outside(await self._submission(scope, model, read, caller))
+        writing = asyncio.ensure_future(self._write_and_count(scope, submission))
+        try:
+            return await asyncio.shield(writing)
+        except asyncio.CancelledError:  # whoever leaves now has submitted it all the same
+            await asyncio.wait([writing])
+            raise
+
+    async def _write_and_count(self, scope: Scope, submission: Submission) -> tuple[str, Record]:
         accepted = await self._writer.put(submission)
         body.release(scope)
         if isinstance(accepted, ModelServerError):

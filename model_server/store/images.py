@@ -22,7 +22,6 @@ _STORED = text("""
     FROM images WHERE sha256 = :sha256
 """)
 _PIECE = text("SELECT substring(content FROM :first FOR :length) FROM images WHERE sha256 = :sha256")
-_CONTENT = text("SELECT sha256, content FROM images WHERE sha256 = :sha256")
 _UNUSED = text("""
     SELECT sha256, location FROM images AS i
     WHERE created_at < now() - make_interval(secs => :seconds) AND (:outside OR location IS NULL)
@@ -102,9 +101,13 @@ class Images:
         return bytes(piece)
 
     async def whole(self, sha256: bytes) -> bytes:
-        """Return the content of an image that is kept; raises Unavailable."""
-        async with self._database.transaction() as connection:
-            return await self.content((await connection.execute(_CONTENT, {"sha256": sha256})).one())
+        """Return the content of an image that is kept; raises Unavailable.
+
+        In pieces: the driver holds what it reads at once several times over.
+        """
+        if (image := await self.find(sha256)) is None:
+            raise Unavailable("The image was removed before it was read.")
+        return b"".join([piece async for piece in self.pieces(image)])
 
     async def outside(self, sha256: bytes) -> bytes:
         """Return an image that is in an object; raises Unavailable."""
