@@ -7,6 +7,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import httpx
@@ -134,12 +135,12 @@ def test_a_receiver_that_never_confirms_is_given_up_and_the_result_stays(tmp_pat
 
 def test_a_slow_receiver_does_not_hold_up_another(proxy):
     def late(_number: int) -> int:
-        time.sleep(3)
+        time.sleep(4)
         return 200
 
     with Receiver(late) as slow_one, Receiver(lambda _number: 200) as quick_one:
-        for _ in range(AT_ONCE_PER_HOST * 2):
-            proxy.submit(Callback_Url=slow_one.url)
+        with ThreadPoolExecutor(AT_ONCE_PER_HOST) as pool:
+            list(pool.map(lambda _: proxy.submit(Callback_Url=slow_one.url), range(AT_ONCE_PER_HOST * 2)))
         slow_one.wait(AT_ONCE_PER_HOST)
         proxy.submit(Callback_Url=quick_one.url)
         quick_one.wait(1, seconds=2)
