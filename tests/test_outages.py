@@ -490,6 +490,8 @@ class TestDuty:
             duty = work.duty("counting")
             repeating = asyncio.create_task(duty.repeat(fails_at_first, 0.01))
             await asyncio.sleep(0.2)
+            assert (duty.is_failing, work.stuck) == (True, []), "one failure is no lasting one"
+            await asyncio.sleep(0.5)
             assert (duty.is_failing, work.stuck) == (True, ["counting"])
             await asyncio.sleep(1)
             assert (duty.is_failing, work.stuck) == (False, [])
