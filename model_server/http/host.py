@@ -13,11 +13,10 @@ from starlette.types import Scope
 
 from model_server.config import ENV_PREFIX
 from model_server.config.addresses import host_and_port
-from model_server.errors import InvalidInput, MisdirectedRequest
+from model_server.errors import InvalidInput, MisdirectedRequest, shown
 
 OPTIONAL_IN = frozenset({"0.9", "1.0"})
 """Versions of HTTP that know requests without a host."""
-SHOWN = 64
 
 
 class AllowedHosts:
@@ -35,7 +34,7 @@ class AllowedHosts:
         host = _host(scope)
         if self._allowed and host not in self._allowed and not _is_local(host) and host != _own_address(scope):
             raise MisdirectedRequest(
-                f"This server does not answer for the host {host[:SHOWN]!r}; {ENV_PREFIX}ALLOWED_HOSTS says for which."
+                f"This server does not answer for the host {shown(host)}; {ENV_PREFIX}ALLOWED_HOSTS says for which."
             )
 
 
